@@ -1,1 +1,31 @@
-//! placeholder
+//! Registries, OCI layouts and OCI archives, as one kind of place that images are read from and written to.
+//!
+//! ```text
+//!  Reference ──Store::open──► Store ─┬─ registry ── endpoints of hosts.toml, in order ── auth ── transport (retry, deadlines)
+//!  "host/repo:tag"                   ├─ layout      blobs/sha256/.., index.json
+//!  "oci:DIR[:TAG]"                   └─ archive     a tar of a layout
+//!  "oci-archive:FILE[:TAG]"
+//! ```
+//!
+//! Non-goals: what an image means (platforms, layers, annotations) and what is done with its bytes.
+//!
+//! Invariant: content named by a digest is handed out only after its bytes were compared with that digest, with two
+//! exceptions that say so: [`Store::blob`] reports a difference at the end of the stream, and [`Store::read_at`] gives a
+//! part of a blob, which only the caller can verify.
+//!
+//! Invariant: a secret is sent only to the host it belongs to, or to the token server which that host names; it never
+//! appears in an error, a log line or a `Debug` text.
+
+mod client;
+mod credentials;
+mod error;
+pub mod limits;
+mod reference;
+mod store;
+
+pub use client::{Client, Options, install_crypto_provider};
+pub use credentials::{Credential, Credentials, Secret};
+pub use error::Error;
+pub use oci_spec::image::{Descriptor, MediaType};
+pub use reference::{Reference, RegistryRef};
+pub use store::{Access, Blob, Store, describe, digest_of};
