@@ -1,1 +1,143 @@
-//! placeholder
+//! OCI layers in, indexes and data blobs out; and back again, to prove that nothing was lost.
+//!
+//! ```text
+//!  blob ─ decompress ─ tar ─ apply ──────────► tree ─┐
+//!          (thread)           │ contents             ├─ index
+//!                             └ chunk ─ dedup ─ frame┤
+//!                                         (workers)  └─ blob
+//! ```
+//!
+//! Non-goals: peers, mounts, what a node does with the result. What a tar means is decided by containerd: [`apply`]
+//! makes the tree that its unpack makes, and refuses what that refuses.
+//!
+//! Invariant: the same layers, options and earlier images give the same bytes on every machine.
+//! Invariant: memory does not grow with a layer's bytes, only with its count of files and chunks.
+
+pub mod error;
+pub mod limits;
+pub mod progress;
+pub mod report;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use lacewing_format::annotation::IndexRef;
+use lacewing_oci::{Client, Descriptor, Reference, Store};
+use serde::Serialize;
+
+pub use error::Error;
+pub use progress::{Event, NoProgress, Progress};
+pub use report::{ImageReport, LayerReport, Report};
+
+/// How to convert.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// Bytes per chunk: a power of two from 64 KiB to 1 MiB.
+    pub chunk_size: u32,
+    /// zstd level of frames, 1 to 19.
+    pub level: i32,
+    /// Earlier images whose blobs may be pointed to; they must be in the target's repository.
+    pub dedup_against: Vec<Reference>,
+    /// Look for earlier images at the target by itself.
+    pub auto_dedup: bool,
+    /// Leave the original layers out.
+    pub native: bool,
+    /// Convert, report, write nothing.
+    pub dry_run: bool,
+    /// Threads that compress; 0: as many as there are cores.
+    pub jobs: usize,
+    /// `linux/amd64` and the like; empty: all platforms of the image.
+    pub platforms: Vec<String>,
+    /// Where spool files go; none: the system's folder for temporary files.
+    pub spool_dir: Option<std::path::PathBuf>,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        Self {
+            chunk_size: 256 << 10,
+            level: 5,
+            dedup_against: Vec::new(),
+            auto_dedup: true,
+            native: false,
+            dry_run: false,
+            jobs: 0,
+            platforms: Vec::new(),
+            spool_dir: None,
+        }
+    }
+}
+
+/// Converts `src` and writes the result to `dst`.
+///
+/// # Errors
+/// See [`Error`]; nothing appears under `dst`'s tag then.
+pub async fn convert(
+    _client: &Client,
+    _src: &Reference,
+    _dst: &Reference,
+    _options: &ConvertOptions,
+    _progress: Arc<dyn Progress>,
+) -> Result<Report, Error> {
+    unimplemented!()
+}
+
+/// One way in which a converted image differs from its original layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Digest of the layer.
+    pub layer: String,
+    /// Path in the layer, lossy; empty if it is about the layer as a whole.
+    pub path: String,
+    /// What differs.
+    pub what: String,
+}
+
+/// Proves a converted image equal to its original layers; empty if it is.
+///
+/// # Errors
+/// What cannot be read at all. What can be read and is wrong is a [`Difference`].
+pub async fn check(_client: &Client, _reference: &Reference) -> Result<Vec<Difference>, Error> {
+    unimplemented!()
+}
+
+/// What is in a converted image.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Inspection {}
+
+/// Describes a converted image, or a single index file.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn inspect(_client: &Client, _reference: &Reference) -> Result<Inspection, Error> {
+    unimplemented!()
+}
+
+/// Writes per layer `NAME.erofs` (the EROFS image alone) and the plain device files it points to.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn export(_client: &Client, _reference: &Reference, _dir: &Path) -> Result<(), Error> {
+    unimplemented!()
+}
+
+/// A layer's index, verified by the digest in the layer's annotation.
+#[derive(Clone, Debug)]
+pub struct LayerIndex {
+    /// Descriptor of the layer in the image manifest.
+    pub layer: Descriptor,
+    /// Digest and size of the stored index.
+    pub index: IndexRef,
+    /// The stored (zstd) index.
+    pub stored: bytes::Bytes,
+    /// The plain index.
+    pub plain: Vec<u8>,
+}
+
+/// Reads the indexes of one platform's image, bottom layer first. `platform`: `linux/amd64`; none: this machine's.
+///
+/// # Errors
+/// [`Error::NotConverted`] if a layer has no index annotation; see [`Error`].
+pub async fn load_indexes(_store: &Store, _platform: Option<&str>) -> Result<Vec<LayerIndex>, Error> {
+    unimplemented!()
+}
