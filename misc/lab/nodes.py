@@ -1,0 +1,190 @@
+"""containerd of either generation, and `lacewing daemon` beside it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from .paths import CACHE, PROJECT, lacewing
+from .process import Process, mounts_below, run, succeeds, unmount_below, wait_until
+from .registry import Registry, fill
+
+# containerd uses faster programs for gzip if it finds some; runs must be alike on every machine.
+CONTAINERD_ENV = {"CONTAINERD_DISABLE_PIGZ": "1", "CONTAINERD_DISABLE_IGZIP": "1"}
+
+
+def containerd2_bin() -> Path:
+    """The folder of containerd 2.x's programs, fetched at the first call."""
+    target = CACHE / "containerd2"
+    target.mkdir(parents=True, exist_ok=True)
+    run(PROJECT / "misc/lab/containerd2", target)
+    return target / "usr/bin"
+
+
+def client_program() -> Path:
+    """The Go client, built if its sources are newer."""
+    sources = PROJECT / "misc/lab/client"
+    program = CACHE / "client"
+    newest = max(file.stat().st_mtime for file in sources.iterdir())
+    if not program.exists() or program.stat().st_mtime < newest:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        run("go", "build", "-o", program, ".", cwd=sources, env={"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"})
+    return program
+
+
+class Daemon:
+    """`lacewing daemon` with its own root and socket."""
+
+    def __init__(self, folder: Path, config: str = ""):
+        folder.mkdir(parents=True)
+        self.root, self.socket = folder / "root", folder / "sock"
+        command = [lacewing(), "daemon", "--root", self.root, "--address", self.socket]
+        if config:
+            (folder / "config.toml").write_text(config)
+            command += ["--config", folder / "config.toml"]
+        self.process = Process("lacewing", command, folder / "log", env={"LACEWING_LOG": "debug"})
+
+    def start(self) -> None:
+        self.process.start()
+        wait_until(self.ready, f"{self.socket}\n{self.process.tail()}")
+
+    def ready(self) -> bool:
+        if not self.process.alive():
+            raise RuntimeError(f"lacewing daemon ended\n{self.process.tail()}")
+        return self.socket.exists() and succeeds(lacewing(), "status", "--address", self.socket, timeout=10)
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def workers(self) -> list[int]:
+        """The supervisor's child processes."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
+    def kill_worker(self) -> int:
+        """SIGKILL for the worker; the number of processes hit."""
+        hit = 0
+        for pid in self.workers():
+            try:
+                os.kill(pid, signal.SIGKILL)
+                hit += 1
+            except ProcessLookupError:
+                pass
+        return hit
+
+    def kill_all(self) -> None:
+        """SIGKILL for supervisor and worker, as a power cut would."""
+        workers = self.workers() if self.process.alive() else []
+        self.process.kill()
+        for pid in workers:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "end of the workers")
+
+    def status(self) -> dict:
+        return json.loads(run(lacewing(), "status", "--json", "--address", self.socket))
+
+    def resident_bytes(self) -> int:
+        """Resident memory of supervisor and worker together."""
+        total = 0
+        for pid in [self.process.pid, *self.workers()]:
+            status = Path(f"/proc/{pid}/status").read_text()
+            if found := re.search(r"VmRSS:\s+(\d+) kB", status):
+                total += int(found[1]) * 1024
+        return total
+
+
+class Containerd:
+    """A containerd with private root, state and sockets; generation 1 is the distribution's 1.6, generation 2 is 2.x."""
+
+    def __init__(self, folder: Path, generation: int, registry: Registry, daemon: Daemon | None):
+        folder.mkdir(parents=True)
+        self.folder, self.generation, self.registry = folder, generation, registry
+        self.socket = folder / "sock"
+        programs = containerd2_bin() if generation == 2 else Path("/usr/bin")
+        self.ctr_program = programs / "ctr"
+        template = "containerd2.toml" if generation == 2 else "containerd16.toml"
+        config = fill(
+            template, folder / "config.toml", DIR=folder, REGISTRY=registry.address,
+            SNAPSHOTTER=daemon.socket if daemon else folder / "none",
+            SNAPSHOTTER_ROOT=daemon.root if daemon else folder / "none",
+        )
+        if not daemon:
+            text = config.read_text()
+            config.write_text(text[:text.index("[proxy_plugins")].replace('snapshotter = "lacewing"', 'snapshotter = "overlayfs"'))
+        env = {**CONTAINERD_ENV, "PATH": f"{programs}:{os.environ['PATH']}:/usr/sbin:/sbin"}
+        self.process = Process("containerd", [programs / "containerd", "-c", config], folder / "log", env)
+
+    def start(self) -> None:
+        self.process.start()
+        wait_until(self.ready, f"containerd in {self.folder}")
+
+    def ready(self) -> bool:
+        if not self.process.alive():
+            raise RuntimeError(f"containerd ended\n{self.process.tail()}")
+        return succeeds(self.ctr_program, "-a", self.socket, "version", timeout=10)
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def ctr(self, *words, namespace: str = "default", **options) -> str:
+        return run(self.ctr_program, "-a", self.socket, "-n", namespace, *words, **options)
+
+    def client(self, *words, **options) -> str:
+        """The lab's Go client."""
+        return run(client_program(), "-a", self.socket, *words, **options)
+
+    def pull(self, image: str, snapshotter: str, namespace: str = "default") -> str:
+        """Pulls and unpacks; by `ctr` where it can be lazy, else by the Go client."""
+        if self.generation == 2:
+            return self.ctr("image", "pull", "--plain-http", "--snapshotter", snapshotter, image, namespace=namespace)
+        return self.client("-n", namespace, "pull", snapshotter, image)
+
+    def content(self, namespace: str = "default") -> set[str]:
+        """Digests in the content store."""
+        return set(self.ctr("content", "ls", "-q", namespace=namespace).split())
+
+    def run(self, image: str, snapshotter: str, name: str, *command, namespace: str = "default", **options) -> str:
+        """Runs a container to its end and returns its output."""
+        words = ["run", "--rm", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", image, name]
+        return self.ctr(*words, *command, namespace=namespace, **options)
+
+    def exec(self, name: str, *command, user: str = "0:0", namespace: str = "default", **options) -> str:
+        """Runs a command in a running container and returns its output."""
+        words = ["task", "exec", "--exec-id", f"exec-{time.monotonic_ns()}", "--user", user, name]
+        return self.ctr(*words, *command, namespace=namespace, **options)
+
+    def start_container(self, image: str, snapshotter: str, name: str, *command, namespace: str = "default") -> None:
+        """Starts a container in the background."""
+        self.ctr("run", "-d", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", image, name, *command, namespace=namespace)
+
+    def container_pid(self, name: str, namespace: str = "default") -> int:
+        for line in self.ctr("task", "ls", namespace=namespace).splitlines():
+            fields = line.split()
+            if fields and fields[0] == name:
+                return int(fields[1])
+        raise LookupError(f"no task {name}")
+
+    def remove_container(self, name: str, namespace: str = "default") -> None:
+        self.ctr("task", "kill", "-s", "9", "-a", name, namespace=namespace, check=False)
+        self.ctr("task", "rm", "-f", name, namespace=namespace, check=False)
+        self.ctr("container", "rm", name, namespace=namespace, check=False)
+
+    def remove_everything(self) -> None:
+        """Containers and tasks of all namespaces."""
+        for namespace in self.ctr("namespace", "ls", "-q", check=False).split():
+            for name in self.ctr("container", "ls", "-q", namespace=namespace, check=False).split():
+                self.remove_container(name, namespace)
+
+    def forget(self) -> None:
+        """Deletes root and state; the daemon's root must go with them, or containerd and it disagree."""
+        self.stop()
+        unmount_below(self.folder)
+        assert not mounts_below(self.folder)
+        for name in ("root", "state", "runc"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
