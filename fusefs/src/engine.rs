@@ -177,6 +177,13 @@ impl Engine {
         unimplemented!()
     }
 
+    /// Lists the data blobs that a layer's index points to; empty for an unknown layer. Callers keep beside
+    /// each blob where it can be read.
+    pub fn blobs(&self, layer: LayerId) -> Vec<Digest> {
+        let _ = layer;
+        unimplemented!()
+    }
+
     /// Mounts a layer, directly if it is complete. Does nothing if it is mounted already.
     pub fn show(&self, layer: LayerId) -> Result<Shown> {
         let _ = layer;
