@@ -1,0 +1,29 @@
+"""Prints results as Markdown and keeps them in the documentation."""
+
+import datetime
+import os
+import platform
+from pathlib import Path
+
+from lab.paths import PROJECT
+
+HEAD = "| row | target | reached | measured |\n|---|---|---|---|"
+DOCUMENT = PROJECT / "misc/docs/measurements.md"
+BEGIN, END = "<!-- made by misc/bench/run: begin -->", "<!-- made by misc/bench/run: end -->"
+
+
+def line(row, result) -> str:
+    """One row: what was wanted, the figure beside it, and what it was made from."""
+    return f"| {row.title} | {row.target} | {result.reached} | {result.detail} |"
+
+
+def write(subject, results, rounds: int) -> None:
+    """Replaces the table in the document."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
+    facts = (f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} cores, {memory} GiB, ext4; "
+             f"image of {subject.plain_bytes / 1e6:.0f} MB plain in {len(subject.layers)} layers; medians of {rounds}, interleaved.")
+    text = DOCUMENT.read_text()
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    table = "\n".join([HEAD, *(line(row, result) for row, result in results)])
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{facts}\n\n{table}\n{END}{after}")
