@@ -13,10 +13,12 @@
 //! Invariant: the same layers, options and earlier images give the same bytes on every machine.
 //! Invariant: memory does not grow with a layer's bytes, only with its count of files and chunks.
 
+pub mod apply;
 pub mod error;
 pub mod limits;
 pub mod progress;
 pub mod report;
+pub mod tar;
 
 use std::path::Path;
 use std::sync::Arc;
