@@ -1,1 +1,110 @@
-fn main() {}
+//! The `lacewing` binary: one command line over all crates.
+//!
+//! ```text
+//!  lacewing daemon ── supervisor ──(SCM_RIGHTS: socket, /dev/fuse)──► worker ── snapshotter ── Layers ── fusefs
+//!                     keeps descriptors, restarts                        │                        └── BlobSource ── oci
+//!                                                                        └ control
+//!  lacewing convert, check, inspect ── converter
+//!  lacewing mount ── converter (indexes), fusefs, overlay
+//!  lacewing status ── control
+//! ```
+//!
+//! Only wiring lives here; logic belongs to the crates below.
+//!
+//! Exit status: 0 done, 1 found a difference or failed, 2 wrong use.
+
+mod acquire;
+mod adapters;
+mod check;
+mod cli;
+mod config;
+mod control;
+mod convert;
+mod fds;
+mod inspect;
+mod limits;
+mod lock;
+mod mount;
+mod mountinfo;
+mod output;
+mod oversight;
+mod progress;
+mod registry;
+mod status;
+mod succession;
+mod supervisor;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+/// What a command ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Exit status 0.
+    Done,
+    /// Exit status 1, already explained on standard output.
+    Differs,
+}
+
+/// A command that cannot be meant so. Exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WrongUse(pub(crate) String);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    lacewing_oci::install_crypto_provider();
+    if let Err(message) = log_to_stderr(&cli) {
+        eprintln!("lacewing: {message}");
+        return ExitCode::from(2);
+    }
+    match dispatch(&cli) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Differs) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("lacewing: {error:#}");
+            let wrong_use = error.is::<WrongUse>() || error.is::<config::ConfigError>();
+            ExitCode::from(if wrong_use { 2 } else { 1 })
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
+    match &cli.command {
+        Command::Daemon(args) => supervisor::run(args, cli.log_level.as_deref()).map(|()| Outcome::Done),
+        Command::Worker(args) => worker::run(args).map(|()| Outcome::Done),
+        Command::Convert(args) => convert::run(args).map(|()| Outcome::Done),
+        Command::Check(args) => check::run(args),
+        Command::Inspect(args) => inspect::run(args).map(|()| Outcome::Done),
+        Command::Mount(args) => mount::run(args).map(|()| Outcome::Done),
+        Command::Status(args) => status::run(args).map(|()| Outcome::Done),
+    }
+}
+
+/// Daemons tell what they do, commands only what is wrong: their output is their result.
+fn log_to_stderr(cli: &Cli) -> Result<(), String> {
+    let default = match cli.command {
+        Command::Daemon(_) | Command::Worker(_) => "info",
+        _ => "warn",
+    };
+    let filter = cli
+        .log_level
+        .as_deref()
+        .filter(|filter| !filter.is_empty())
+        .unwrap_or(default);
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log-level: {error}"))?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => subscriber
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+    Ok(())
+}

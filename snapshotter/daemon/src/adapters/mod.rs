@@ -1,0 +1,6 @@
+//! Where the rooms meet: each port of a crate below, implemented over another crate.
+
+pub(crate) mod content;
+pub(crate) mod layers;
+pub(crate) mod origins;
+pub(crate) mod source;

@@ -1,0 +1,183 @@
+//! The store's port for missing bytes, over registries or one local image.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lacewing_format::Digest;
+use lacewing_fusefs::{BlobSource, Class, SourceError};
+use lacewing_oci::{Access, Client, Error, Reference, RegistryRef, Store};
+
+use super::origins::{Origins, Place};
+
+/// hosts.toml is read when a store is opened; after so long a changed one is noticed.
+const STORE_AGE: Duration = Duration::from_secs(300);
+
+/// Opened repositories, shared by everything that reads from registries.
+pub(crate) struct Repositories {
+    client: Client,
+    open: Mutex<HashMap<Place, (Store, Instant)>>,
+}
+
+impl Repositories {
+    fn new(client: Client) -> Repositories {
+        Repositories {
+            client,
+            open: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The store of a repository.
+    ///
+    /// # Errors
+    /// A configuration of the host that cannot be used.
+    pub(crate) async fn store(&self, place: &Place) -> Result<Store, Error> {
+        if let Some((store, since)) = self.open().get(place) {
+            if since.elapsed() < STORE_AGE {
+                return Ok(store.clone());
+            }
+        }
+        let reference = Reference::Registry(RegistryRef {
+            host: place.host.clone(),
+            repository: place.repository.clone(),
+            tag: None,
+            digest: None,
+        });
+        let store = Store::open(&self.client, &reference, Access::Read).await?;
+        let mut open = self.open();
+        open.retain(|_, (_, since)| since.elapsed() < STORE_AGE);
+        open.insert(place.clone(), (store.clone(), Instant::now()));
+        Ok(store)
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<Place, (Store, Instant)>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads blobs from the repositories in which their layers were found.
+pub(crate) struct RegistrySource {
+    /// Opened repositories.
+    pub(crate) repositories: Arc<Repositories>,
+    origins: Arc<Origins>,
+}
+
+impl RegistrySource {
+    /// A source that tries a blob's origins, the most recent first.
+    pub(crate) fn new(client: Client, origins: Arc<Origins>) -> RegistrySource {
+        RegistrySource {
+            repositories: Arc::new(Repositories::new(client)),
+            origins,
+        }
+    }
+}
+
+impl BlobSource for RegistrySource {
+    fn read(
+        &self,
+        blob: Digest,
+        range: Range<u64>,
+        _class: Class,
+    ) -> BoxFuture<'static, Result<Bytes, SourceError>> {
+        let places = self.origins.of_blob(&blob);
+        let repositories = Arc::clone(&self.repositories);
+        async move {
+            let mut worst = None;
+            for place in places {
+                let read = async {
+                    repositories
+                        .store(&place)
+                        .await?
+                        .read_at(&blob, range.clone())
+                        .await
+                };
+                match read.await {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(error) => worst = Some(worse(worst, source_error(&error))),
+                }
+            }
+            Err(worst
+                .unwrap_or_else(|| SourceError::Missing(format!("no repository is known to hold {blob}"))))
+        }
+        .boxed()
+    }
+}
+
+/// Reads blobs from one image's own store; for `lacewing mount`.
+pub(crate) struct StoreSource(pub(crate) Store);
+
+impl BlobSource for StoreSource {
+    fn read(
+        &self,
+        blob: Digest,
+        range: Range<u64>,
+        _class: Class,
+    ) -> BoxFuture<'static, Result<Bytes, SourceError>> {
+        let store = self.0.clone();
+        async move {
+            store
+                .read_at(&blob, range)
+                .await
+                .map_err(|error| source_error(&error))
+        }
+        .boxed()
+    }
+}
+
+/// One for one, so that nobody downstream takes "later" for "never".
+fn source_error(error: &Error) -> SourceError {
+    let text = error.to_string();
+    match error {
+        Error::NotFound { .. } => SourceError::Missing(text),
+        Error::Corrupt { .. } => SourceError::Corrupt(text),
+        Error::Forbidden { .. } => SourceError::Forbidden(text),
+        // A broken hosts.toml or a full disk can be put right while a reader waits.
+        Error::Unavailable { .. } | Error::Invalid { .. } | Error::Io { .. } => {
+            SourceError::Unavailable(text)
+        }
+        _ => SourceError::Unavailable(text),
+    }
+}
+
+/// Of several places' errors the one that gives most hope: what may work later must not end a read for good.
+fn worse(before: Option<SourceError>, now: SourceError) -> SourceError {
+    let hope = |error: &SourceError| match error {
+        SourceError::Unavailable(_) => 3,
+        SourceError::Forbidden(_) => 2,
+        SourceError::Corrupt(_) => 1,
+        _ => 0,
+    };
+    match before {
+        Some(before) if hope(&before) >= hope(&now) => before,
+        _ => now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_hopeful_error_is_told() {
+        let missing = || SourceError::Missing("a".to_owned());
+        let later = || SourceError::Unavailable("b".to_owned());
+        let refused = || SourceError::Forbidden("c".to_owned());
+        assert!(matches!(worse(None, missing()), SourceError::Missing(_)));
+        assert!(matches!(
+            worse(Some(missing()), later()),
+            SourceError::Unavailable(_)
+        ));
+        assert!(matches!(
+            worse(Some(later()), missing()),
+            SourceError::Unavailable(_)
+        ));
+        assert!(matches!(
+            worse(Some(refused()), missing()),
+            SourceError::Forbidden(_)
+        ));
+    }
+}

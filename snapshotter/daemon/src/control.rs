@@ -1,0 +1,219 @@
+//! The daemon's own service: what `lacewing status` and monitors ask.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use lacewing_format::annotation;
+use lacewing_fusefs::{Counters, Engine, Features, LayerId, LayerStatus};
+use lacewing_rpc::control::control_server::{Control as ControlService, ControlServer};
+use lacewing_rpc::control::{Broken, Feature, Layer, StatusRequest, StatusResponse};
+use lacewing_snapshotter::{
+    CHAIN_ID_LABEL, IMAGE_LABEL, LAYER_LABEL, LayerEntry, LayerRef, MountError, Snapshotter,
+};
+use tonic::{Request, Response, Status};
+
+use crate::adapters::layers::NodeLayers;
+
+/// What tells this worker from others.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    /// Where everything is kept.
+    pub(crate) root: PathBuf,
+    /// Workers before this one under the same supervisor.
+    pub(crate) restarts: u64,
+    /// When this one began.
+    pub(crate) started: SystemTime,
+}
+
+/// Answers from what the rooms know.
+#[derive(Clone)]
+pub(crate) struct Control {
+    identity: Identity,
+    snapshotter: Snapshotter,
+    engine: Arc<Engine>,
+    layers: Arc<NodeLayers>,
+    broken: Arc<Vec<(String, MountError)>>,
+}
+
+impl Control {
+    /// `broken`: what could not be shown again at start.
+    pub(crate) fn new(
+        identity: Identity,
+        snapshotter: Snapshotter,
+        engine: Arc<Engine>,
+        layers: Arc<NodeLayers>,
+        broken: Vec<(String, MountError)>,
+    ) -> Control {
+        Control {
+            identity,
+            snapshotter,
+            engine,
+            layers,
+            broken: Arc::new(broken),
+        }
+    }
+
+    /// The gRPC service.
+    pub(crate) fn service(self) -> ControlServer<impl ControlService> {
+        ControlServer::new(self)
+    }
+
+    fn answer(&self) -> Result<StatusResponse, lacewing_snapshotter::Error> {
+        let held: HashMap<LayerId, LayerStatus> = self
+            .engine
+            .status()
+            .into_iter()
+            .map(|status| (status.id, status))
+            .collect();
+        let layers = self
+            .snapshotter
+            .layers()?
+            .into_iter()
+            .map(|entry| self.layer(entry, &held))
+            .collect();
+        Ok(StatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            root: self.identity.root.display().to_string(),
+            worker_pid: std::process::id(),
+            worker_restarts: self.identity.restarts,
+            started_at_ms: milliseconds(self.identity.started),
+            features: features(self.engine.features(), self.layers.never()),
+            layers,
+            broken: self.broken.iter().map(broken).collect(),
+            counters: counters(&self.engine.counters()),
+        })
+    }
+
+    fn layer(&self, entry: LayerEntry, held: &HashMap<LayerId, LayerStatus>) -> Layer {
+        let label = |key: &str| entry.labels.get(key).cloned().unwrap_or_default();
+        let labels: HashMap<String, String> = entry.labels.clone().into_iter().collect();
+        let read = LayerRef::from_labels(&labels).unwrap_or_default();
+        let index = read.index.map(|index| index.digest);
+        let mut image = label(IMAGE_LABEL);
+        if image.is_empty() {
+            image = index
+                .and_then(|index| self.layers.image_of(&index))
+                .unwrap_or_default();
+        }
+        let mut layer_digest = label(LAYER_LABEL);
+        if layer_digest.is_empty() {
+            layer_digest = label(annotation::LAYER);
+        }
+        let status = entry
+            .layer
+            .as_ref()
+            .ok()
+            .and_then(|number| held.get(&LayerId(*number)));
+        Layer {
+            snapshot: entry.snapshot,
+            image,
+            layer_digest,
+            index_digest: index.map(|index| index.to_string()).unwrap_or_default(),
+            chain_id: label(CHAIN_ID_LABEL),
+            namespace: entry.namespace.unwrap_or_default(),
+            lazy: entry.layer.is_ok(),
+            number: entry.layer.as_ref().ok().copied().unwrap_or_default(),
+            reason: entry
+                .layer
+                .err()
+                .or_else(|| status.and_then(|s| s.trouble.clone()))
+                .unwrap_or_default(),
+            bytes_present: status.map_or(0, |status| status.present),
+            bytes_total: status.map_or(0, |status| status.total),
+            direct: status.is_some_and(|status| status.complete),
+            users: entry.users,
+            created_at_ms: entry.created_at_ms,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ControlService for Control {
+    async fn status(&self, _request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let this = self.clone();
+        // Metadata and counters are read from disk and behind locks.
+        let answer = tokio::task::spawn_blocking(move || this.answer())
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
+        answer
+            .map(Response::new)
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+fn features(found: &Features, never: Option<&str>) -> Vec<Feature> {
+    let feature = |name: &str, used: bool, detail: &str| Feature {
+        name: name.to_owned(),
+        used,
+        detail: detail.to_owned(),
+    };
+    let erofs = match &found.erofs_file {
+        Some(Ok(())) => feature("file-backed-erofs", true, "the kernel mounts indexes as they are"),
+        Some(Err(reason)) => feature("file-backed-erofs", false, reason),
+        None => feature("file-backed-erofs", false, "not tried"),
+    };
+    vec![
+        feature(
+            "lazy",
+            never.is_none(),
+            never.unwrap_or("layers of converted images are lazy"),
+        ),
+        erofs,
+        match found.directio {
+            true => feature(
+                "directio",
+                true,
+                "one copy of the bytes in memory, charged to the reader",
+            ),
+            false => feature(
+                "directio",
+                false,
+                "the kernel lacks the mount option; reads are cached twice",
+            ),
+        },
+        match found.resend {
+            true => feature("resend", true, "requests in flight survive the worker"),
+            false => feature(
+                "resend",
+                false,
+                "the kernel cannot send requests again; a dying worker may fail reads",
+            ),
+        },
+    ]
+}
+
+fn broken((snapshot, error): &(String, MountError)) -> Broken {
+    Broken {
+        snapshot: snapshot.clone(),
+        number: error.layer,
+        reason: error.reason.clone(),
+    }
+}
+
+fn counters(counted: &Counters) -> HashMap<String, u64> {
+    [
+        ("reads", counted.reads),
+        ("read_bytes", counted.read_bytes),
+        ("misses", counted.misses),
+        ("read_errors", counted.read_errors),
+        ("resent", counted.resent),
+        ("source_bytes", counted.source_bytes),
+        ("source_reads", counted.source_reads),
+        ("decoded_bytes", counted.decoded_bytes),
+        ("dedup_bytes", counted.dedup_bytes),
+        ("corrupt", counted.corrupt),
+        ("unstored", counted.unstored),
+    ]
+    .into_iter()
+    .map(|(name, count)| (name.to_owned(), count))
+    .collect()
+}
+
+fn milliseconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,50 @@
+//! Registry clients with the settings of the daemon or of a command line.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lacewing_oci::{Client, Options};
+
+use crate::cli::RegistryArgs;
+use crate::config::Config;
+
+/// The store asks again until a read's deadline, so one request need not be patient by itself: a mirror that answers
+/// later than this is not worth waiting for while the next one may answer now.
+const RETRY_FOR: Duration = Duration::from_secs(5);
+
+/// The daemon's client.
+///
+/// # Errors
+/// The TLS set-up is refused.
+pub(crate) fn daemon_client(config: &Config) -> Result<Client> {
+    let environment = Options::from_environment();
+    let options = Options {
+        hosts_dir: config.hosts_dir.clone(),
+        docker_config: config.docker_config.clone().or(environment.docker_config.clone()),
+        retry_for: RETRY_FOR.min(config.read_timeout),
+        idle_timeout: environment.idle_timeout.min(config.read_timeout),
+        connect_timeout: environment.connect_timeout.min(config.read_timeout),
+        ..environment
+    };
+    Client::new(options).context("the registry client")
+}
+
+/// A command's client.
+///
+/// # Errors
+/// As [`daemon_client`]; also if the folder that the user named is not there.
+pub(crate) fn command_client(args: &RegistryArgs) -> Result<Client> {
+    let mut options = Options::from_environment();
+    if let Some(dir) = &args.hosts_dir {
+        check_dir(dir)?;
+        options.hosts_dir = Some(dir.clone());
+    }
+    Client::new(options).context("the registry client")
+}
+
+fn check_dir(dir: &Path) -> Result<()> {
+    std::fs::read_dir(dir)
+        .map(drop)
+        .with_context(|| format!("--hosts-dir {}", dir.display()))
+}

@@ -1,0 +1,293 @@
+//! The supervisor: keeps what must outlive a worker, and keeps a worker running.
+//!
+//! It holds the FUSE connection and the listening socket, and does nothing else: no runtime, no threads, no parsing of
+//! anything from outside, so that nothing in an image or a request can bring it down.
+//!
+//! What ends when:
+//! - The worker dies in whatever way: the next one takes the same descriptors and asks the kernel to send again what
+//!   was in flight. Readers wait a moment.
+//! - The supervisor dies (kill -9): the worker serves on as an orphan. The next supervisor asks it for the descriptors
+//!   ([`crate::succession`]); it hands them over and exits. Two lock files keep the two apart.
+//! - SIGTERM: the worker ends what it answers, then both exit. Layer mounts stay. Under systemd the descriptors lie in
+//!   the unit's descriptor store meanwhile (`FileDescriptorStoreMax=`), so readers only wait until the next start;
+//!   without it, readers of bytes that are not on plain files get errors, and the next start shows the layers anew.
+//! - Everything is killed at once: the FUSE mount is dead and is replaced at the next start.
+
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use sd_notify::NotifyState;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, Overrides};
+use crate::fds::{self, Descriptors, Sign};
+use crate::lock::{self, Lock};
+use crate::oversight::{Action, Oversight, Patience};
+use crate::{acquire, cli, limits};
+
+/// The worker ends what it answers within this time, then it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Anything that keeps the first worker from being started; nothing later.
+pub(crate) fn run(args: &cli::DaemonArgs, log_level: Option<&str>) -> Result<()> {
+    let config = load(args)?;
+    limits::ask_to_be_spared();
+    let signals = block_signals()?;
+    acquire::directories(&config)?;
+    let path = config.root.join("supervisor.lock");
+    let Some(_lock) = Lock::try_take(&path)? else {
+        bail!(
+            "another daemon (pid {}) runs on {}",
+            lock::holder(&path),
+            config.root.display()
+        );
+    };
+    let descriptors = acquire::descriptors(&config)?;
+    acquire::deposit(&descriptors);
+    info!(root = %config.root.display(), address = %config.address.display(), "supervisor started");
+    let now = Instant::now();
+    let patience = Patience {
+        watchdog: config.watchdog,
+        silence: config.silence,
+    };
+    let mut supervisor = Supervisor {
+        args: args.clone(),
+        log_level: log_level.map(str::to_owned),
+        config,
+        signals,
+        descriptors,
+        worker: None,
+        started: 0,
+        announced: false,
+        oversight: Oversight::new(patience, now),
+    };
+    supervisor.watch()
+}
+
+fn load(args: &cli::DaemonArgs) -> Result<Config> {
+    let overrides = Overrides {
+        root: args.root.clone(),
+        address: args.address.clone(),
+    };
+    Ok(Config::load(args.config.as_deref(), overrides)?)
+}
+
+/// Signals arrive through a descriptor, in the same wait as everything else. Workers start with an empty mask: the
+/// standard library resets it before exec.
+fn block_signals() -> Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+        set.add(signal);
+    }
+    set.thread_block().context("blocking signals")?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")
+}
+
+struct Worker {
+    child: Child,
+    link: std::os::fd::OwnedFd,
+}
+
+struct Supervisor {
+    args: cli::DaemonArgs,
+    log_level: Option<String>,
+    config: Config,
+    signals: SignalFd,
+    descriptors: Descriptors,
+    worker: Option<Worker>,
+    started: u64,
+    announced: bool,
+    oversight: Oversight,
+}
+
+impl Supervisor {
+    fn watch(&mut self) -> Result<()> {
+        loop {
+            while let Some(action) = self.oversight.due(Instant::now()) {
+                self.act(action);
+            }
+            self.wait();
+            if let Some(worker) = &self.worker {
+                self.listen_to(worker.link.try_clone().context("duplicating the worker's link")?);
+            }
+            while let Ok(Some(signal)) = self.signals.read_signal() {
+                match Signal::try_from(signal.ssi_signo as i32) {
+                    Ok(Signal::SIGTERM | Signal::SIGINT) => return self.stop(),
+                    Ok(Signal::SIGHUP) => self.reload(),
+                    _ => {}
+                }
+            }
+            self.reap();
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Start => match self.start() {
+                Ok(worker) => {
+                    self.started += 1;
+                    self.worker = Some(worker);
+                    self.oversight.started(Instant::now());
+                }
+                Err(error) => {
+                    let pause = self.oversight.died(Instant::now());
+                    error!("cannot start a worker, next try in {pause:?}: {error:#}");
+                }
+            },
+            Action::Kill => {
+                error!(
+                    "the worker has given no sign of life for {:?} and is killed",
+                    self.config.silence
+                );
+                self.signal(Signal::SIGKILL);
+            }
+            Action::Abort => self.abort(),
+        }
+    }
+
+    fn start(&self) -> Result<Worker> {
+        let (ours, theirs) = fds::pair().context("socketpair")?;
+        let config = serde_json::to_string(&self.config)?;
+        // /proc/self/exe is this very release, also after the file was replaced by another one.
+        let mut command = Command::new("/proc/self/exe");
+        if let Some(filter) = &self.log_level {
+            command.env("LACEWING_LOG", filter);
+        }
+        let child = command
+            .arg0("lacewing")
+            // Two arenas and eager trimming: memory that a burst of indexes took goes back to the system.
+            .env("MALLOC_ARENA_MAX", "2")
+            .env("MALLOC_TRIM_THRESHOLD_", "131072")
+            // Ctrl-C in a terminal is for the supervisor, which then ends the worker in order.
+            .process_group(0)
+            .args(["worker", "--config", &config, "--restarts", &self.started.to_string()])
+            .stdin(Stdio::from(theirs))
+            .spawn()
+            .context("starting the worker")?;
+        let worker = Worker { child, link: ours };
+        fds::send(worker.link.as_fd(), &self.descriptors)?;
+        Ok(worker)
+    }
+
+    /// Sleeps until a signal, a word of the worker or the next due action.
+    fn wait(&self) {
+        let sleep = self.oversight.sleep(Instant::now()) + Duration::from_millis(1);
+        let mut polled = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(worker) = &self.worker {
+            polled.push(PollFd::new(worker.link.as_fd(), PollFlags::POLLIN));
+        }
+        let timeout = PollTimeout::try_from(sleep).unwrap_or(PollTimeout::MAX);
+        // An interrupted poll is as good as one that found something: the loop looks at everything anyway.
+        let _ = nix::poll::poll(&mut polled, timeout);
+    }
+
+    fn listen_to(&mut self, link: std::os::fd::OwnedFd) {
+        while let Ok(Some(sign)) = fds::heard(link.as_fd()) {
+            match sign {
+                Sign::Alive => self.oversight.heard(Instant::now()),
+                Sign::Ready => {
+                    self.oversight.ready(Instant::now());
+                    self.announce();
+                }
+            }
+        }
+    }
+
+    fn announce(&mut self) {
+        let pid = self.worker.as_ref().map_or(0, |worker| worker.child.id());
+        if std::mem::replace(&mut self.announced, true) {
+            warn!(pid, "a new worker has taken over");
+            return;
+        }
+        info!(pid, "ready");
+        if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+            warn!("telling the service manager: {error}");
+        }
+    }
+
+    fn reap(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        let status = match worker.child.try_wait() {
+            Ok(None) => return,
+            Ok(Some(status)) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let pid = worker.child.id();
+        self.worker = None;
+        let pause = self.oversight.died(Instant::now());
+        warn!(
+            pid,
+            "the worker ended ({status}); the next one starts in {pause:?}"
+        );
+    }
+
+    fn signal(&self, signal: Signal) {
+        let Some(worker) = &self.worker else { return };
+        let Ok(pid) = i32::try_from(worker.child.id()) else {
+            return;
+        };
+        // It may have died meanwhile; it is not reaped yet, so the pid is still its own.
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+    }
+
+    /// No worker came to serve: whoever waits for bytes gets an error, and new layers a new connection.
+    fn abort(&mut self) {
+        let Ok(fuse) = &self.descriptors.fuse else { return };
+        error!(
+            "no worker has served for {:?}: aborting the FUSE connection; running containers get errors for bytes \
+             that are not here, until they are started anew",
+            self.config.watchdog
+        );
+        acquire::abort(&self.config, &fuse.device);
+        self.signal(Signal::SIGKILL);
+        self.descriptors.fuse = acquire::new_connection(&self.config);
+        acquire::deposit(&self.descriptors);
+    }
+
+    /// A configuration that is wrong changes nothing.
+    fn reload(&mut self) {
+        match load(&self.args) {
+            Ok(config) if config.root != self.config.root || config.address != self.config.address => {
+                error!(
+                    "root and address can only be changed by a restart; the configuration stays as it was"
+                );
+            }
+            Ok(config) => {
+                info!("configuration read anew, replacing the worker");
+                self.config = config;
+                self.signal(Signal::SIGTERM);
+            }
+            Err(error) => error!("the configuration stays as it was: {error:#}"),
+        }
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        info!("stopping");
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        self.signal(Signal::SIGTERM);
+        let end = Instant::now() + STOP_PATIENCE;
+        while let Some(worker) = &mut self.worker {
+            if worker.child.try_wait().map_or(true, |status| status.is_some()) {
+                break;
+            }
+            if Instant::now() >= end {
+                warn!("the worker did not stop within {STOP_PATIENCE:?} and is killed");
+                self.signal(Signal::SIGKILL);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        acquire::leave(&self.config, &self.descriptors);
+        Ok(())
+    }
+}

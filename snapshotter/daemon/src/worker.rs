@@ -1,0 +1,223 @@
+//! The worker: everything but keeping the descriptors.
+//!
+//! Order at start: the FUSE connection is answered first, because containers may be waiting for it; then the snapshots
+//! are shown again; then the socket is served. Nothing of it needs a network.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use lacewing_fusefs::{Connection, Engine, Serving};
+use lacewing_snapshotter::Snapshotter;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tracing::{error, info, warn};
+
+use crate::adapters::content::ContentStore;
+use crate::adapters::layers::NodeLayers;
+use crate::adapters::origins::Origins;
+use crate::adapters::source::RegistrySource;
+use crate::cli::WorkerArgs;
+use crate::config::Config;
+use crate::control::{Control, Identity};
+use crate::fds::{self, Descriptors, Sign};
+use crate::lock::{self, Lock};
+use crate::{registry, succession};
+
+/// A sign of life every so often: several fit into the shortest `supervisor.silence_s`.
+const SIGN_EVERY: Duration = Duration::from_secs(3);
+/// The worker before us is dead or exits at once; this is for a machine that swaps.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// Answers under way at SIGTERM may take so long; the supervisor waits longer.
+const GRACE: Duration = Duration::from_secs(5);
+/// Mounts, metadata and disk run on these threads. Each costs a stack when used; containerd asks a few at a time.
+const BLOCKING_THREADS: usize = 32;
+
+/// Serves until SIGTERM.
+///
+/// # Errors
+/// Whatever keeps it from serving; the supervisor starts the next one.
+pub(crate) fn run(args: &WorkerArgs) -> Result<()> {
+    let config: Config = serde_json::from_str(&args.config).context("the supervisor's configuration")?;
+    let link = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("the supervisor's link")?;
+    let descriptors = fds::receive(link.as_fd()).context("the supervisor's descriptors")?;
+    crate::limits::raise_open_files();
+    let path = config.root.join("worker.lock");
+    let Some(_lock) = Lock::take(&path, LOCK_PATIENCE)? else {
+        bail!(
+            "worker {} still runs on {}",
+            lock::holder(&path),
+            config.root.display()
+        );
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(
+            std::thread::available_parallelism()
+                .map_or(2, usize::from)
+                .clamp(2, 4),
+        )
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("lacewing")
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    give_signs(&runtime, link.try_clone()?);
+    let worker = Worker::open(&config, &runtime, &descriptors, args.restarts)?;
+    let listener = UnixListener::from(descriptors.listener.try_clone()?);
+    watch_supervisor(&config.address, link.try_clone()?, descriptors)?;
+    runtime.block_on(worker.serve(listener, link))
+}
+
+fn give_signs(runtime: &Runtime, link: OwnedFd) {
+    runtime.spawn(async move {
+        let mut every = tokio::time::interval(SIGN_EVERY);
+        loop {
+            every.tick().await;
+            // A supervisor that is gone is somebody else's matter: see `watch_supervisor`.
+            let _ = fds::signal(link.as_fd(), Sign::Alive);
+        }
+    });
+}
+
+/// When the supervisor dies we serve on, until the next one asks for the descriptors.
+fn watch_supervisor(address: &Path, link: OwnedFd, descriptors: Descriptors) -> Result<()> {
+    let address = address.to_owned();
+    let watch = move || {
+        succession::wait_for_orphanage(link.as_fd());
+        warn!("the supervisor is gone; serving on until the next one comes");
+        match succession::hand_over(&address, &descriptors) {
+            Ok(()) => {
+                // Not a moment longer: the connection has another reader now.
+                std::process::exit(0);
+            }
+            Err(error) => {
+                error!("cannot hand over to a next supervisor: {error}; end this process before starting one")
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("succession".to_owned())
+        .stack_size(128 << 10)
+        .spawn(watch)
+        .context("starting a thread")?;
+    Ok(())
+}
+
+struct Worker {
+    snapshotter: Snapshotter,
+    control: Control,
+    serving: Option<Serving>,
+}
+
+impl Worker {
+    fn open(config: &Config, runtime: &Runtime, descriptors: &Descriptors, restarts: u64) -> Result<Worker> {
+        let started = SystemTime::now();
+        let client = registry::daemon_client(config)?;
+        let origins = Arc::new(Origins::open(&config.root)?);
+        let source = Arc::new(RegistrySource::new(client, Arc::clone(&origins)));
+        let engine = open_engine(config, runtime, &source)?;
+        let (serving, no_fuse) = match &descriptors.fuse {
+            Ok(fuse) => match fuse
+                .fd
+                .try_clone()
+                .map(Connection::from_fd)
+                .map(|c| engine.serve(c))
+            {
+                Ok(Ok(serving)) => (Some(serving), None),
+                Ok(Err(error)) => (
+                    None,
+                    Some(format!("the FUSE connection cannot be served: {error}")),
+                ),
+                Err(error) => (
+                    None,
+                    Some(format!("the FUSE connection cannot be served: {error}")),
+                ),
+            },
+            Err(reason) => (None, Some(reason.clone())),
+        };
+        if let Some(reason) = &no_fuse {
+            warn!("layers are pulled in the ordinary way: {reason}");
+        }
+        let content = config.containerd.as_deref().map(|address| {
+            let _inside = runtime.enter();
+            ContentStore::new(address)
+        });
+        let layers = NodeLayers::new(
+            Arc::clone(&engine),
+            source,
+            origins,
+            content,
+            no_fuse,
+            config.offer_timeout,
+        );
+        let layers = Arc::new(layers);
+        let port: Arc<dyn lacewing_snapshotter::Layers> = layers.clone();
+        let snapshotter = Snapshotter::open(&config.root, port, lacewing_snapshotter::Options::default())
+            .context("opening the snapshots")?;
+        let restored = runtime
+            .block_on(snapshotter.restore())
+            .context("restoring the snapshots")?;
+        info!(
+            shown = restored.shown,
+            removed = restored.removed,
+            broken = restored.broken.len(),
+            "restored"
+        );
+        let identity = Identity {
+            root: config.root.clone(),
+            restarts,
+            started,
+        };
+        let control = Control::new(identity, snapshotter.clone(), engine, layers, restored.broken);
+        Ok(Worker {
+            snapshotter,
+            control,
+            serving,
+        })
+    }
+
+    async fn serve(self, listener: UnixListener, link: OwnedFd) -> Result<()> {
+        listener.set_nonblocking(true).context("the listening socket")?;
+        let incoming = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
+        let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+        let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+        let server = tonic::transport::Server::builder()
+            .add_service(lacewing_snapshotter::service(self.snapshotter))
+            .add_service(self.control.service())
+            .serve_with_incoming_shutdown(incoming, async move {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            });
+        let server = tokio::spawn(server);
+        let _ = fds::signal(link.as_fd(), Sign::Ready);
+        terminate.recv().await;
+        info!("stopping");
+        let _ = stopping.send(true);
+        match tokio::time::timeout(GRACE, server).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => warn!("the socket: {error}"),
+            Ok(Err(error)) => warn!("the socket: {error}"),
+            Err(_) => warn!("calls that took longer than {GRACE:?} were cut off"),
+        }
+        if let Some(serving) = self.serving {
+            // Requests that still wait for bytes stay with the kernel, for the next worker.
+            let _ = tokio::time::timeout(GRACE, tokio::task::spawn_blocking(move || serving.stop())).await;
+        }
+        // Threads may still wait for a registry; nothing of theirs is worth waiting for.
+        std::process::exit(0);
+    }
+}
+
+fn open_engine(config: &Config, runtime: &Runtime, source: &Arc<RegistrySource>) -> Result<Arc<Engine>> {
+    let source: Arc<dyn lacewing_fusefs::BlobSource> = source.clone();
+    let mut options = lacewing_fusefs::Options::new(&config.root, source, runtime.handle().clone());
+    options.read_timeout = config.read_timeout;
+    options.background = config.background;
+    Ok(Arc::new(Engine::open(options).context("opening the store")?))
+}
