@@ -25,17 +25,22 @@
 
 pub mod annotation;
 mod digest;
+mod erofs;
 mod error;
 pub mod limits;
 pub mod media_type;
 pub mod reader;
+#[cfg(test)]
+mod sample;
+mod table_rules;
 pub mod tables;
+mod trailer;
 pub mod tree;
 pub mod writer;
 
 pub use digest::{ChunkId, Digest, DigestParseError};
 pub use error::FormatError;
-pub use reader::{DirEntry, FileType, Index, InodeView, Layout, Nid, TreeSummary};
+pub use reader::{DirEntries, DirEntry, Extents, FileType, Index, InodeView, Layout, Nid, TreeSummary};
 pub use tables::{Chunk, Codec, Device, Frame, Tables};
 pub use tree::{Body, Extent, FileBody, Inode, InodeId, Time, Tree};
 pub use writer::write_index;

@@ -15,8 +15,9 @@ pub struct Device {
     blocks: U32,
     first_frame: U32,
     frame_count: U32,
-    kind: u8,
-    reserved: [u8; 11],
+    /// Where the stored bytes come from and how they are cut; 0 is a Lacewing data blob.
+    pub(crate) kind: u8,
+    pub(crate) reserved: [u8; 11],
 }
 
 /// An independently decodable run of stored bytes that holds whole chunks. 24 bytes.
@@ -28,7 +29,7 @@ pub struct Frame {
     first_chunk: U32,
     chunk_count: U32,
     codec: u8,
-    reserved: [u8; 3],
+    pub(crate) reserved: [u8; 3],
 }
 
 /// A run of plain bytes of one file, verified by its id. 40 bytes.
@@ -156,6 +157,11 @@ impl Frame {
     /// How the frame is encoded; nothing if the number is unknown, which a parsed index never has.
     pub fn codec(&self) -> Option<Codec> {
         Codec::from_code(self.codec)
+    }
+
+    /// Number of the codec as it stands in the record.
+    pub(crate) fn codec_code(&self) -> u8 {
+        self.codec
     }
 }
 
