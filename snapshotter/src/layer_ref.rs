@@ -20,7 +20,7 @@ pub const CHAIN_ID_LABEL: &str = "containerd.io/snapshot.ref";
 /// Marks a snapshot whose bytes may not be here yet, as other lazy snapshotters do.
 pub const REMOTE_LABEL: &str = "containerd.io/snapshot/remote";
 /// The value of [`REMOTE_LABEL`].
-pub const REMOTE_VALUE: &str = "remote snapshot";
+pub(crate) const REMOTE_VALUE: &str = "remote snapshot";
 /// The full reference of the image being pulled.
 pub const IMAGE_LABEL: &str = "containerd.io/snapshot/cri.image-ref";
 /// The digest of the image's manifest.
@@ -103,16 +103,22 @@ where
     let Some(value) = labels.get(key).filter(|v| !v.is_empty()) else {
         return Ok(None);
     };
-    value.parse().map(Some).map_err(|error: T::Err| LayerRefError::Malformed {
-        key,
-        why: error.to_string(),
-    })
+    value
+        .parse()
+        .map(Some)
+        .map_err(|error: T::Err| LayerRefError::Malformed {
+            key,
+            why: error.to_string(),
+        })
 }
 
 /// A hint only, and cut by its sender: what does not parse is left out.
 fn image_layers(labels: &HashMap<String, String>) -> Vec<Digest> {
     let value = labels.get(IMAGE_LAYERS_LABEL).map_or("", String::as_str);
-    value.split(',').filter_map(|digest| digest.parse().ok()).collect()
+    value
+        .split(',')
+        .filter_map(|digest| digest.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -141,7 +147,13 @@ mod tests {
         assert_eq!(read.manifest, Some(manifest));
         assert_eq!(read.layer, Some(layer));
         assert_eq!(read.image_layers, [layer, above]);
-        assert_eq!(read.index, Some(IndexRef { digest: index, size: 77 }));
+        assert_eq!(
+            read.index,
+            Some(IndexRef {
+                digest: index,
+                size: 77
+            })
+        );
         assert_eq!(read.config, Some(config));
     }
 
@@ -159,7 +171,10 @@ mod tests {
 
     #[test]
     fn an_image_that_is_not_converted_has_no_index() {
-        assert_eq!(LayerRef::from_labels(&HashMap::new()).unwrap(), LayerRef::default());
+        assert_eq!(
+            LayerRef::from_labels(&HashMap::new()).unwrap(),
+            LayerRef::default()
+        );
     }
 
     #[test]
@@ -171,13 +186,22 @@ mod tests {
             (annotation::LAYER, "sha256:12".to_owned()),
         ] {
             let error = LayerRef::from_labels(&labels(&[(key, value)])).unwrap_err();
-            assert!(matches!(error, LayerRefError::Malformed { key: k, .. } if k == key), "{error}");
+            assert!(
+                matches!(error, LayerRefError::Malformed { key: k, .. } if k == key),
+                "{error}"
+            );
         }
         let other = Digest::of(b"y");
         let error = LayerRef::from_labels(&labels(&[
             (annotation::LAYER, d.to_string()),
             (LAYER_LABEL, other.to_string()),
         ]));
-        assert_eq!(error, Err(LayerRefError::OtherLayer { annotated: d, layer: other }));
+        assert_eq!(
+            error,
+            Err(LayerRefError::OtherLayer {
+                annotated: d,
+                layer: other
+            })
+        );
     }
 }

@@ -1,12 +1,43 @@
-//! containerd's snapshots contract.
+//! containerd's snapshots contract: what `containerd` calls on the socket of a proxy snapshotter.
+//!
+//! ```text
+//!            service   gRPC: the ten methods
+//!               │
+//!          snapshotter ─────► metastore   which snapshots there are (redb)
+//!            │  │  │  └─────► dirs        <root>/snapshots/<id>/{fs,work}
+//!            │  │  └────────► mounts      which mounts make one of them a directory (pure)
+//!            │  └───────────► lazy        layers that need not be fetched
+//!            └──────────────► layers      port: who has them and shows them
+//! ```
+//!
+//! A snapshot is an ordinary overlay snapshot, laid out and mounted as by containerd's own overlayfs
+//! snapshotter; or it is lazy: committed from the start, without a directory of its own, its lower directory a
+//! mount that [`Layers`] supplies. Both may stand on both.
+//!
+//! Non-goals: fetching, mounting, knowing what is in a layer.
+//!
+//! Invariant: a committed or active snapshot survives kill -9 at any instant: one durable transaction a change.
+//! Invariant: the mounts of a snapshot are the same for its whole life, restarts and reboots included.
+//! Invariant: restoring needs local state only, and one broken layer breaks only the snapshots that stand on it.
+//! Invariant: a layer is released only when no snapshot uses it and no offer of it is under way.
+//! Invariant: calls may come without a namespace, and keys are never taken apart.
 
+mod dirs;
 mod error;
+mod filter;
+mod idmap;
 mod layer_ref;
 mod layers;
+mod lazy;
+mod limits;
+mod metastore;
+mod mounts;
+mod probe;
 mod restore;
 mod service;
 mod snapshot;
 mod snapshotter;
+mod usage;
 
 pub use error::Error;
 pub use layer_ref::{

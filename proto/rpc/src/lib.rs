@@ -14,7 +14,10 @@
 //! namespace) nor `Commit.parent`: a client that relies on the latter would get a chain without its
 //! parent, with no error.
 
-#![allow(missing_docs, reason = "generated code carries the comments of the .proto files and no others")]
+#![allow(
+    missing_docs,
+    reason = "generated code carries the comments of the .proto files and no others"
+)]
 
 /// containerd's API, as far as it is spoken here.
 pub mod containerd {
