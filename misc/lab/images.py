@@ -47,6 +47,11 @@ def blob(layout: Layout, made: rootfs.Rootfs, compression: str = GZIP) -> Layer:
         return _blobs[at]
 
 
+def marker(layout: Layout, word: str) -> Layer:
+    """A bottom layer that makes the chain ids of all layers above it differ from those of other images."""
+    return layout.layer(lambda tar: tar.add("image-marker", data=word.encode()))
+
+
 def wheels(tag: str, *requirements: str) -> Path:
     """Wheels from PyPI, for the images' Python whatever this machine's is."""
     target = DOWNLOADS / f"wheels-{tag}"
@@ -85,11 +90,12 @@ END
     first = version(1, "numpy==1.26.4", "scipy==1.13.1", "pandas==2.2.2")
     second = version(2, "numpy==1.26.4", "scipy==1.13.1", "pandas==2.2.3")
     config = {"WorkingDir": "/srv/app", "Cmd": ready}
-    manifest = layout.image("python", [blob(layout, part) for part in first], config)
+    layout.image("python", [blob(layout, part) for part in first], config)
     layout.image("python-2", [blob(layout, part) for part in second], config)
-    layout.image("python-zstd", [blob(layout, part, ZSTD) for part in first], config)
-    other = layout.image("python-arm64", [blob(layout, first[0])], config, architecture="arm64")
-    layout.image_index("python-multi", [(manifest, "amd64"), (other, "arm64")])
+    layout.image("python-zstd", [marker(layout, "zstd"), *(blob(layout, part, ZSTD) for part in first)], config)
+    member = layout.image("python-amd64", [marker(layout, "multi"), *(blob(layout, part) for part in first)], config)
+    other = layout.image("python-arm64", [marker(layout, "arm64")], config, architecture="arm64")
+    layout.image_index("python-multi", [(member, "amd64"), (other, "arm64")])
     return [
         Image("python", ready, "numpy, scipy, pandas; whiteouts over packages' files"),
         Image("python-2", ready, "the same with another pandas: for dedup"),
