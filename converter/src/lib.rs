@@ -14,20 +14,32 @@
 //! Invariant: memory does not grow with a layer's bytes, only with its count of files and chunks.
 
 pub mod apply;
+mod blob;
+mod chunker;
+pub mod decompress;
+mod earlier;
 pub mod error;
+mod hot;
+mod image;
+mod index;
+mod layer;
 pub mod limits;
+mod load;
+mod manifest;
 pub mod progress;
 pub mod report;
+mod spool;
+mod stream;
 pub mod tar;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use lacewing_format::annotation::IndexRef;
-use lacewing_oci::{Client, Descriptor, Reference, Store};
+use lacewing_oci::{Client, Reference};
 use serde::Serialize;
 
 pub use error::Error;
+pub use image::convert;
+pub use load::{LayerIndex, load_indexes};
 pub use progress::{Event, NoProgress, Progress};
 pub use report::{ImageReport, LayerReport, Report};
 
@@ -70,20 +82,6 @@ impl Default for ConvertOptions {
     }
 }
 
-/// Converts `src` and writes the result to `dst`.
-///
-/// # Errors
-/// See [`Error`]; nothing appears under `dst`'s tag then.
-pub async fn convert(
-    _client: &Client,
-    _src: &Reference,
-    _dst: &Reference,
-    _options: &ConvertOptions,
-    _progress: Arc<dyn Progress>,
-) -> Result<Report, Error> {
-    unimplemented!()
-}
-
 /// One way in which a converted image differs from its original layers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
@@ -120,26 +118,5 @@ pub async fn inspect(_client: &Client, _reference: &Reference) -> Result<Inspect
 /// # Errors
 /// See [`Error`].
 pub async fn export(_client: &Client, _reference: &Reference, _dir: &Path) -> Result<(), Error> {
-    unimplemented!()
-}
-
-/// A layer's index, verified by the digest in the layer's annotation.
-#[derive(Clone, Debug)]
-pub struct LayerIndex {
-    /// Descriptor of the layer in the image manifest.
-    pub layer: Descriptor,
-    /// Digest and size of the stored index.
-    pub index: IndexRef,
-    /// The stored (zstd) index.
-    pub stored: bytes::Bytes,
-    /// The plain index.
-    pub plain: Vec<u8>,
-}
-
-/// Reads the indexes of one platform's image, bottom layer first. `platform`: `linux/amd64`; none: this machine's.
-///
-/// # Errors
-/// [`Error::NotConverted`] if a layer has no index annotation; see [`Error`].
-pub async fn load_indexes(_store: &Store, _platform: Option<&str>) -> Result<Vec<LayerIndex>, Error> {
     unimplemented!()
 }

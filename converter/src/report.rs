@@ -55,6 +55,8 @@ pub struct LayerReport {
     pub index: String,
     /// Stored bytes of the index.
     pub index_len: u64,
+    /// Bytes of the plain index.
+    pub index_plain_len: u64,
     /// Digest of the new data blob; empty if the layer brought nothing new.
     pub blob: String,
     /// Stored bytes of the new data blob.

@@ -77,7 +77,11 @@ impl Acl {
     pub(crate) fn to_value(&self) -> Vec<u8> {
         let mut value = VERSION.to_le_bytes().to_vec();
         for entry in &self.0 {
-            let id = if matches!(entry.tag, USER | GROUP) { entry.id } else { NO_ID };
+            let id = if matches!(entry.tag, USER | GROUP) {
+                entry.id
+            } else {
+                NO_ID
+            };
             value.extend_from_slice(&entry.tag.to_le_bytes());
             value.extend_from_slice(&entry.perm.to_le_bytes());
             value.extend_from_slice(&id.to_le_bytes());
@@ -90,12 +94,21 @@ impl Acl {
         let perm = |tag| self.0.iter().find(|e| e.tag == tag).map(|e| u32::from(e.perm));
         let group = perm(MASK).or(perm(GROUP_OBJ)).unwrap_or(0);
         let mode = perm(USER_OBJ).unwrap_or(0) << 6 | group << 3 | perm(OTHER).unwrap_or(0);
-        (mode, self.0.iter().all(|e| matches!(e.tag, USER_OBJ | GROUP_OBJ | OTHER)))
+        (
+            mode,
+            self.0
+                .iter()
+                .all(|e| matches!(e.tag, USER_OBJ | GROUP_OBJ | OTHER)),
+        )
     }
 
     /// What chmod does to the list.
     pub(crate) fn chmod(&mut self, mode: u32) {
-        let group = if self.0.iter().any(|e| e.tag == MASK) { MASK } else { GROUP_OBJ };
+        let group = if self.0.iter().any(|e| e.tag == MASK) {
+            MASK
+        } else {
+            GROUP_OBJ
+        };
         for entry in &mut self.0 {
             match entry.tag {
                 USER_OBJ => entry.perm = (mode >> 6 & 7) as u16,
@@ -121,7 +134,10 @@ mod tests {
     use super::*;
 
     fn acl(entries: &[(u16, u16, u32)]) -> Acl {
-        Acl(entries.iter().map(|&(tag, perm, id)| Entry { tag, perm, id }).collect())
+        Acl(entries
+            .iter()
+            .map(|&(tag, perm, id)| Entry { tag, perm, id })
+            .collect())
     }
 
     #[test]
@@ -129,7 +145,11 @@ mod tests {
         let base = [(USER_OBJ, 6, NO_ID), (GROUP_OBJ, 4, NO_ID), (OTHER, 0, NO_ID)];
         let rows: [(&str, Vec<(u16, u16, u32)>, bool); 6] = [
             ("the mode alone", base.to_vec(), true),
-            ("named user without mask", [&base[..1], &[(USER, 4, 5)], &base[1..]].concat(), false),
+            (
+                "named user without mask",
+                [&base[..1], &[(USER, 4, 5)], &base[1..]].concat(),
+                false,
+            ),
             (
                 "named user with mask",
                 vec![base[0], (USER, 4, 5), base[1], (MASK, 6, NO_ID), base[2]],
@@ -137,7 +157,11 @@ mod tests {
             ),
             ("wrong order", vec![base[1], base[0], base[2]], false),
             ("no others", base[..2].to_vec(), false),
-            ("unknown permission", vec![(USER_OBJ, 8, NO_ID), base[1], base[2]], false),
+            (
+                "unknown permission",
+                vec![(USER_OBJ, 8, NO_ID), base[1], base[2]],
+                false,
+            ),
         ];
         for (name, entries, valid) in rows {
             assert_eq!(Acl::parse(&acl(&entries).to_value()).is_some(), valid, "{name}");
@@ -148,7 +172,13 @@ mod tests {
 
     #[test]
     fn chmod_changes_the_mask() {
-        let mut list = acl(&[(1, 6, NO_ID), (2, 7, 5), (4, 4, NO_ID), (16, 7, NO_ID), (32, 4, NO_ID)]);
+        let mut list = acl(&[
+            (1, 6, NO_ID),
+            (2, 7, 5),
+            (4, 4, NO_ID),
+            (16, 7, NO_ID),
+            (32, 4, NO_ID),
+        ]);
         assert_eq!(list.mode(), (0o674, false));
         list.chmod(0o640);
         assert_eq!(list.mode(), (0o640, false));

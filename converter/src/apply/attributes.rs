@@ -10,7 +10,10 @@ use super::acl::{self, Acl};
 const CAPABILITY: &[u8] = b"security.capability";
 
 /// Latest time containerd sets: nanoseconds since 1970 in 63 bits.
-const MAX_TIME: Time = Time { secs: i64::MAX / 1_000_000_000, nanos: (i64::MAX % 1_000_000_000) as u32 };
+const MAX_TIME: Time = Time {
+    secs: i64::MAX / 1_000_000_000,
+    nanos: (i64::MAX % 1_000_000_000) as u32,
+};
 
 pub(super) fn is_dir(inode: &Inode) -> bool {
     inode.mode & S_IFMT == S_IFDIR
@@ -21,7 +24,10 @@ fn is_symlink(inode: &Inode) -> bool {
 }
 
 pub(super) fn xattr<'a>(inode: &'a Inode, name: &[u8]) -> Option<&'a [u8]> {
-    let at = inode.xattrs.binary_search_by(|(n, _)| n.as_slice().cmp(name)).ok()?;
+    let at = inode
+        .xattrs
+        .binary_search_by(|(n, _)| n.as_slice().cmp(name))
+        .ok()?;
     Some(&inode.xattrs[at].1)
 }
 
@@ -39,7 +45,11 @@ fn remove(inode: &mut Inode, name: &[u8]) {
 
 /// Times before 1970 and beyond 2262 become 1970.
 pub(super) fn bound(time: Time) -> Time {
-    if time < Time::default() || time > MAX_TIME { Time::default() } else { time }
+    if time < Time::default() || time > MAX_TIME {
+        Time::default()
+    } else {
+        time
+    }
 }
 
 /// lchown: all ones leave an owner as it is; file capabilities go.
@@ -72,7 +82,9 @@ pub(super) fn inherit(inode: &mut Inode, folder: &Inode) {
     if folder.mode & 0o2000 != 0 {
         inode.gid = folder.gid;
     }
-    let Some(value) = xattr(folder, acl::DEFAULT) else { return };
+    let Some(value) = xattr(folder, acl::DEFAULT) else {
+        return;
+    };
     if is_symlink(inode) {
         return;
     }
@@ -117,7 +129,9 @@ pub(super) fn set_xattr(inode: &mut Inode, name: &[u8], value: &[u8]) -> Result<
 
 /// The three forms of capabilities the kernel knows: revision in the upper byte, and a length for each.
 fn capability(value: &[u8]) -> bool {
-    let Some(magic) = value.first_chunk::<4>().map(|m| u32::from_le_bytes(*m)) else { return false };
+    let Some(magic) = value.first_chunk::<4>().map(|m| u32::from_le_bytes(*m)) else {
+        return false;
+    };
     matches!((magic >> 24, value.len()), (1, 12) | (2, 20) | (3, 24))
 }
 
@@ -136,7 +150,11 @@ fn set_access(inode: &mut Inode, value: &[u8]) -> Result<(), &'static str> {
 fn set_default(inode: &mut Inode, value: &[u8]) -> Result<(), &'static str> {
     let list = parse(value)?;
     if !is_dir(inode) {
-        return if list.is_none() { Ok(()) } else { Err("default access control list of what is no directory") };
+        return if list.is_none() {
+            Ok(())
+        } else {
+            Err("default access control list of what is no directory")
+        };
     }
     remove(inode, acl::DEFAULT);
     if let Some(list) = list {

@@ -71,7 +71,10 @@ pub struct NoContents;
 
 impl Contents for NoContents {
     fn file(&mut self, _path: &[u8], _mode: u32, data: &mut dyn Data) -> Result<FileBody, Error> {
-        Ok(FileBody { size: data.size(), ..FileBody::default() })
+        Ok(FileBody {
+            size: data.size(),
+            ..FileBody::default()
+        })
     }
 }
 
@@ -101,9 +104,15 @@ pub fn skeleton(tree: &Tree) -> Arc<Tree> {
             Body::File(_) => (Vec::new(), Body::Fifo),
             body => (inode.xattrs.clone(), body.clone()),
         };
-        Inode { xattrs, body, ..*inode }
+        Inode {
+            xattrs,
+            body,
+            ..*inode
+        }
     };
-    Arc::new(Tree { inodes: tree.inodes.iter().map(bare).collect() })
+    Arc::new(Tree {
+        inodes: tree.inodes.iter().map(bare).collect(),
+    })
 }
 
 struct Applier<'a> {
@@ -120,7 +129,10 @@ struct Applier<'a> {
 }
 
 fn refused(entry: &Entry, reason: impl Into<String>) -> Error {
-    Error::Refused { entry: String::from_utf8_lossy(&entry.name).into_owned(), reason: reason.into() }
+    Error::Refused {
+        entry: String::from_utf8_lossy(&entry.name).into_owned(),
+        reason: reason.into(),
+    }
 }
 
 fn path_refused(entry: &Entry) -> impl Fn(PathError) -> Error {
@@ -128,7 +140,14 @@ fn path_refused(entry: &Entry) -> impl Fn(PathError) -> Error {
 }
 
 fn inode(mode: u32, body: Body) -> Inode {
-    Inode { mode, uid: 0, gid: 0, mtime: Time::default(), xattrs: Vec::new(), body }
+    Inode {
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: Time::default(),
+        xattrs: Vec::new(),
+        body,
+    }
 }
 
 fn new_dir() -> Inode {
@@ -138,7 +157,9 @@ fn new_dir() -> Inode {
 impl<'a> Applier<'a> {
     fn new(lowers: &'a [Arc<Tree>]) -> Self {
         Self {
-            tree: Tree { inodes: vec![new_dir()] },
+            tree: Tree {
+                inodes: vec![new_dir()],
+            },
             lowers,
             implied: HashSet::from([ROOT]),
             dirs: Vec::new(),
@@ -147,7 +168,12 @@ impl<'a> Applier<'a> {
         }
     }
 
-    fn entry(&mut self, entry: &Entry, data: &mut dyn Data, contents: &mut dyn Contents) -> Result<(), Error> {
+    fn entry(
+        &mut self,
+        entry: &Entry,
+        data: &mut dyn Data,
+        contents: &mut dyn Contents,
+    ) -> Result<(), Error> {
         let name = clean(&entry.name);
         if name.len() > MAX_PATH {
             return Err(refused(entry, "its path is longer than any kernel opens"));
@@ -221,19 +247,31 @@ impl<'a> Applier<'a> {
     }
 
     /// Makes one folder that no entry describes, like the one below it if there is one.
-    fn make_folder(&mut self, entry: &Entry, dir: InodeId, name: &[u8], path: &[u8]) -> Result<InodeId, Error> {
+    fn make_folder(
+        &mut self,
+        entry: &Entry,
+        dir: InodeId,
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<InodeId, Error> {
         let id = self.add(entry, dir, name, new_dir())?;
         self.implied.insert(id);
         for lower in self.lowers {
             let lower_path = root_path(lower, path).map_err(path_refused(entry))?;
-            let Some(found) = lstat(lower, &lower_path).map_err(path_refused(entry))? else { continue };
+            let Some(found) = lstat(lower, &lower_path).map_err(path_refused(entry))? else {
+                continue;
+            };
             let found = &lower.inodes[found.0 as usize];
             if attributes::is_dir(found) {
                 let inode = self.inode_mut(id);
                 attributes::chown(inode, found.uid, found.gid);
                 attributes::chmod(inode, found.mode);
                 inode.mtime = inode.mtime.max(found.mtime);
-                for (name, value) in found.xattrs.iter().filter(|(name, _)| !name.starts_with(b"trusted.")) {
+                for (name, value) in found
+                    .xattrs
+                    .iter()
+                    .filter(|(name, _)| !name.starts_with(b"trusted."))
+                {
                     if attributes::xattr(inode, name).is_none() {
                         attributes::put(inode, name, value.clone());
                     }
@@ -246,7 +284,9 @@ impl<'a> Applier<'a> {
 
     /// Carries out or notes down a whiteout or opaque mark. `false`: the entry is none.
     fn whiteout(&mut self, entry: &Entry, path: &[u8], dir: InodeId, base: &[u8]) -> Result<bool, Error> {
-        let Some(name) = base.strip_prefix(b".wh.") else { return Ok(false) };
+        let Some(name) = base.strip_prefix(b".wh.") else {
+            return Ok(false);
+        };
         if name == b".wh..opq" {
             if self.lowers.is_empty() {
                 self.clear(parent(path).0, dir);
@@ -265,7 +305,10 @@ impl<'a> Applier<'a> {
             return Ok(true);
         }
         if child(&self.tree, dir, name).is_some() {
-            return Err(refused(entry, "a whiteout of a name that this layer has made before"));
+            return Err(refused(
+                entry,
+                "a whiteout of a name that this layer has made before",
+            ));
         }
         if name.len() > lacewing_format::limits::MAX_NAME {
             return Err(refused(entry, PathError::NameTooLong.reason()));
@@ -281,7 +324,9 @@ impl<'a> Applier<'a> {
     fn clear(&mut self, path: &[u8], dir: InodeId) {
         let mut todo = vec![(path.to_vec(), dir)];
         while let Some((path, dir)) = todo.pop() {
-            let Body::Dir(entries) = &self.inode(dir).body else { continue };
+            let Body::Dir(entries) = &self.inode(dir).body else {
+                continue;
+            };
             let entries: Vec<(Vec<u8>, InodeId)> = entries.iter().map(|(n, id)| (n.clone(), *id)).collect();
             for (name, id) in entries {
                 let path = join(&path, &name);
@@ -304,14 +349,19 @@ impl<'a> Applier<'a> {
         data: &mut dyn Data,
         contents: &mut dyn Contents,
     ) -> Result<InodeId, Error> {
-        let device = Body::Device { major: entry.major, minor: entry.minor };
+        let device = Body::Device {
+            major: entry.major,
+            minor: entry.minor,
+        };
         let new = match entry.kind {
             kind::DIR => inode(S_IFDIR, Body::Dir(BTreeMap::new())),
             kind::REGULAR => inode(S_IFREG, Body::File(contents.file(path, entry.mode, data)?)),
             kind::CHAR => inode(S_IFCHR, device),
             kind::BLOCK => inode(S_IFBLK, device),
             kind::FIFO => inode(S_IFIFO, Body::Fifo),
-            kind::SYMLINK if entry.link.is_empty() => return Err(refused(entry, "symbolic link without a target")),
+            kind::SYMLINK if entry.link.is_empty() => {
+                return Err(refused(entry, "symbolic link without a target"));
+            }
             kind::SYMLINK if entry.link.len() > lacewing_format::limits::MAX_SYMLINK => {
                 return Err(refused(entry, "target of symbolic link is too long"));
             }
@@ -330,7 +380,10 @@ impl<'a> Applier<'a> {
         let target = lstat(&self.tree, &join(&folder, name)).map_err(path_refused(entry))?;
         let Some(target) = target else {
             let target = String::from_utf8_lossy(&entry.link);
-            return Err(refused(entry, format!("hard link to {target:?}, which this layer does not have")));
+            return Err(refused(
+                entry,
+                format!("hard link to {target:?}, which this layer does not have"),
+            ));
         };
         if attributes::is_dir(self.inode(target)) {
             return Err(refused(entry, "hard link to a directory"));
@@ -345,9 +398,8 @@ impl<'a> Applier<'a> {
         let inode = self.inode_mut(id);
         attributes::chown(inode, entry.uid, entry.gid);
         for (name, value) in &entry.xattrs {
-            attributes::set_xattr(inode, name, value).map_err(|reason| {
-                refused(entry, format!("{reason} ({})", String::from_utf8_lossy(name)))
-            })?;
+            attributes::set_xattr(inode, name, value)
+                .map_err(|reason| refused(entry, format!("{reason} ({})", String::from_utf8_lossy(name))))?;
         }
         attributes::chmod(inode, entry.mode);
         inode.mtime = attributes::bound(entry.mtime);
@@ -357,7 +409,11 @@ impl<'a> Applier<'a> {
     fn add(&mut self, entry: &Entry, dir: InodeId, name: &[u8], mut new: Inode) -> Result<InodeId, Error> {
         if self.tree.inodes.len() >= MAX_INODES {
             let value = MAX_INODES as u64 + 1;
-            return Err(Error::Limit { what: "count of files in the layer", value, limit: MAX_INODES as u64 });
+            return Err(Error::Limit {
+                what: "count of files in the layer",
+                value,
+                limit: MAX_INODES as u64,
+            });
         }
         attributes::inherit(&mut new, self.inode(dir));
         let id = InodeId(self.tree.inodes.len() as u32);
@@ -405,7 +461,10 @@ impl<'a> Applier<'a> {
                 Err(error) => error.reason(),
             };
             let entry = String::from_utf8_lossy(&name).into_owned();
-            return Err(Error::Refused { entry, reason: reason.to_owned() });
+            return Err(Error::Refused {
+                entry,
+                reason: reason.to_owned(),
+            });
         }
         Ok(compact(self.tree))
     }

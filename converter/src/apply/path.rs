@@ -107,7 +107,9 @@ pub(crate) fn lstat(tree: &Tree, path: &[u8]) -> Result<Option<InodeId>, PathErr
         if name.len() > MAX_NAME {
             return Err(PathError::NameTooLong);
         }
-        let Some(next) = child(tree, here, &name) else { return Ok(None) };
+        let Some(next) = child(tree, here, &name) else {
+            return Ok(None);
+        };
         match body(tree, next) {
             Body::Symlink(target) if !todo.is_empty() => {
                 links += 1;
@@ -127,7 +129,9 @@ pub(crate) fn lstat(tree: &Tree, path: &[u8]) -> Result<Option<InodeId>, PathErr
 }
 
 fn parts_reversed(path: &[u8]) -> Vec<Vec<u8>> {
-    let parts = path.rsplit(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".");
+    let parts = path
+        .rsplit(|&b| b == b'/')
+        .filter(|part| !part.is_empty() && *part != b".");
     parts.map(<[u8]>::to_vec).collect()
 }
 
@@ -154,7 +158,10 @@ pub(crate) fn root_path(tree: &Tree, path: &[u8]) -> Result<Vec<u8>, PathError> 
 /// The common case: no links and no `..` in the path.
 fn direct(tree: &Tree, path: &[u8]) -> Result<Option<Vec<u8>>, PathError> {
     let mut here = Some(ROOT);
-    for part in path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".") {
+    for part in path
+        .split(|&b| b == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+    {
         if part == b".." {
             return Ok(None);
         }
@@ -197,7 +204,11 @@ fn walk_links(tree: &Tree, path: &[u8], links: &mut u32) -> Result<Vec<u8>, Path
     };
     for name in names.into_iter().rev() {
         let (next, is_link) = walk_link(tree, &join(&walked, name), links)?;
-        walked = if is_link && !next.starts_with(b"/") { join(&walked, &next) } else { next };
+        walked = if is_link && !next.starts_with(b"/") {
+            join(&walked, &next)
+        } else {
+            next
+        };
     }
     Ok(walked)
 }

@@ -45,7 +45,10 @@ pub(super) fn parse(block: &Block) -> Result<Raw, Reason> {
         mode: number(&block[100..108])?,
         uid: number(&block[108..116])?,
         gid: number(&block[116..124])?,
-        mtime: Time { secs: number(&block[136..148])?, nanos: 0 },
+        mtime: Time {
+            secs: number(&block[136..148])?,
+            nanos: 0,
+        },
         ..Raw::default()
     };
     if format != Format::V7 {
@@ -124,7 +127,9 @@ fn number(field: &[u8]) -> Result<i64, Reason> {
 
 fn octal(field: &[u8]) -> Result<i64, Reason> {
     let pad = |b: &u8| *b == b' ' || *b == 0;
-    let Some(start) = field.iter().position(|b| !pad(b)) else { return Ok(0) };
+    let Some(start) = field.iter().position(|b| !pad(b)) else {
+        return Ok(0);
+    };
     let end = field.iter().rposition(|b| !pad(b)).map_or(start, |i| i + 1);
     let mut value = 0i64;
     for &digit in text(&field[start..end]) {

@@ -9,6 +9,7 @@ mod pax;
 mod reader;
 mod sparse;
 
+pub(crate) use reader::stream_error;
 pub use reader::{Entry, Reader, Run};
 
 /// Type flags of a header.

@@ -24,7 +24,11 @@ pub(super) fn parse(mut data: &[u8]) -> Result<Records, Reason> {
         let (key, value, rest) = record(data).ok_or("malformed PAX record")?;
         data = rest;
         if key == SPARSE_OFFSET || key == SPARSE_NUMBYTES {
-            let expected = if map.len() % 2 == 0 { SPARSE_OFFSET } else { SPARSE_NUMBYTES };
+            let expected = if map.len() % 2 == 0 {
+                SPARSE_OFFSET
+            } else {
+                SPARSE_NUMBYTES
+            };
             if key != expected || value.contains(&b',') {
                 return Err("malformed PAX sparse map");
             }
@@ -98,7 +102,10 @@ fn time(text: &[u8]) -> Result<Time, Reason> {
     let digit = |i| u32::from(fraction.get(i).map_or(0, |d| d - b'0'));
     let nanos = (0..9).fold(0, |n, i| n * 10 + digit(i));
     if whole.starts_with(b"-") && nanos > 0 {
-        return Ok(Time { secs: secs.checked_sub(1).ok_or(WRONG)?, nanos: 1_000_000_000 - nanos });
+        return Ok(Time {
+            secs: secs.checked_sub(1).ok_or(WRONG)?,
+            nanos: 1_000_000_000 - nanos,
+        });
     }
     Ok(Time { secs, nanos })
 }
@@ -145,7 +152,10 @@ mod tests {
         ];
         for (name, data, want) in rows {
             let records = parse(data).ok();
-            let got = records.as_ref().and_then(|r| r.iter().next()).map(|(k, v)| (k.as_slice(), v.as_slice()));
+            let got = records
+                .as_ref()
+                .and_then(|r| r.iter().next())
+                .map(|(k, v)| (k.as_slice(), v.as_slice()));
             assert_eq!(got, want, "{name}");
         }
     }

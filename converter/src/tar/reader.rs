@@ -76,7 +76,15 @@ impl From<Error> for Stop {
 impl<R: Read> Reader<R> {
     /// Starts at the beginning of a tar.
     pub fn new(input: R) -> Self {
-        Self { input, offset: 0, stored: 0, padding: 0, position: 0, size: 0, runs: None }
+        Self {
+            input,
+            offset: 0,
+            stored: 0,
+            padding: 0,
+            position: 0,
+            size: 0,
+            runs: None,
+        }
     }
 
     /// Plain bytes read so far.
@@ -142,7 +150,11 @@ impl<R: Read> Reader<R> {
             raw.link = long_link;
         }
         if raw.kind == kind::REGULAR_OLD {
-            raw.kind = if raw.name.ends_with(b"/") { kind::DIR } else { kind::REGULAR };
+            raw.kind = if raw.name.ends_with(b"/") {
+                kind::DIR
+            } else {
+                kind::REGULAR
+            };
         }
         self.begin(&raw)?;
         if raw.kind != kind::GNU_SPARSE {
@@ -172,7 +184,11 @@ impl<R: Read> Reader<R> {
 
     /// Sets the present entry up by its header.
     fn begin(&mut self, raw: &Raw) -> Result<(), Error> {
-        let size = if kind::is_header_only(raw.kind) { 0 } else { raw.size };
+        let size = if kind::is_header_only(raw.kind) {
+            0
+        } else {
+            raw.size
+        };
         self.size = u64::try_from(size).map_err(|_| self.malformed("size is negative"))?;
         self.stored = self.size;
         self.padding = (BLOCK - (self.size % BLOCK as u64) as usize) % BLOCK;
@@ -203,7 +219,9 @@ impl<R: Read> Reader<R> {
                 0 => return Err(Stop::End),
                 BLOCK if block != [0; BLOCK] && zeros == 0 => return Ok(block),
                 BLOCK if block != [0; BLOCK] => {
-                    return Err(self.malformed("a block of zeros is followed by something else").into());
+                    return Err(self
+                        .malformed("a block of zeros is followed by something else")
+                        .into());
                 }
                 BLOCK => {}
                 _ => return Err(self.malformed("archive ends within a header").into()),
@@ -233,7 +251,9 @@ impl<R: Read> Reader<R> {
         if left == 0 {
             return None;
         }
-        let Some(runs) = &self.runs else { return Some(Run::Data(left)) };
+        let Some(runs) = &self.runs else {
+            return Some(Run::Data(left));
+        };
         Some(match runs.last() {
             None => Run::Hole(left),
             Some(&(start, _)) if self.position < start => Run::Hole(start - self.position),
@@ -307,13 +327,19 @@ impl<R: Read> Reader<R> {
     }
 
     fn malformed(&self, reason: Reason) -> Error {
-        Error::Tar { offset: self.offset, reason }
+        Error::Tar {
+            offset: self.offset,
+            reason,
+        }
     }
 }
 
 /// An error of the stream below: our own, if it is one.
 pub(crate) fn stream_error(error: std::io::Error) -> Error {
-    error.downcast::<Error>().unwrap_or_else(|source| Error::Io { what: "layer stream".to_owned(), source })
+    error.downcast::<Error>().unwrap_or_else(|source| Error::Io {
+        what: "layer stream".to_owned(),
+        source,
+    })
 }
 
 fn entry(raw: Raw, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
@@ -321,7 +347,11 @@ fn entry(raw: Raw, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
         kind: raw.kind,
         name: raw.name,
         link: raw.link,
-        size: if kind::is_header_only(raw.kind) { 0 } else { raw.size.unsigned_abs() },
+        size: if kind::is_header_only(raw.kind) {
+            0
+        } else {
+            raw.size.unsigned_abs()
+        },
         mode: (raw.mode & 0o7777) as u32,
         uid: raw.uid as u32,
         gid: raw.gid as u32,

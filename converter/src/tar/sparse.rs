@@ -28,7 +28,9 @@ pub(super) fn detect(raw: &mut Raw, records: &Records) -> Result<Option<Version>
     if !get("GNU.sparse.name").is_empty() {
         raw.name = get("GNU.sparse.name").to_vec();
     }
-    let size = [get("GNU.sparse.size"), get("GNU.sparse.realsize")].into_iter().find(|s| !s.is_empty());
+    let size = [get("GNU.sparse.size"), get("GNU.sparse.realsize")]
+        .into_iter()
+        .find(|s| !s.is_empty());
     if let Some(size) = size {
         raw.size = int(size).ok_or("size of sparse file is no number")?;
     }
@@ -37,11 +39,19 @@ pub(super) fn detect(raw: &mut Raw, records: &Records) -> Result<Option<Version>
 
 /// Reads the map of formats 0.0 and 0.1.
 pub(super) fn from_records(records: &Records) -> Result<Runs, Reason> {
-    let count = records.get(b"GNU.sparse.numblocks".as_slice()).and_then(|v| int(v));
-    let count = count.and_then(|n| usize::try_from(n).ok()).ok_or("sparse map has no count")?;
+    let count = records
+        .get(b"GNU.sparse.numblocks".as_slice())
+        .and_then(|v| int(v));
+    let count = count
+        .and_then(|n| usize::try_from(n).ok())
+        .ok_or("sparse map has no count")?;
     let map = records.get(SPARSE_MAP).map_or(&b""[..], Vec::as_slice);
     let mut numbers = map.split(|&b| b == b',').filter(|_| !map.is_empty());
-    let found = if map.is_empty() { 0 } else { map.iter().filter(|&&b| b == b',').count() + 1 };
+    let found = if map.is_empty() {
+        0
+    } else {
+        map.iter().filter(|&&b| b == b',').count() + 1
+    };
     if count > MAX_SPARSE_RUNS || count.checked_mul(2) != Some(found) {
         return Err("sparse map does not have as many runs as it says");
     }
@@ -50,7 +60,9 @@ pub(super) fn from_records(records: &Records) -> Result<Runs, Reason> {
 
 /// Reads the map of format 1.0 from in front of the data: decimal numbers in lines, padded to whole blocks.
 /// `next` reads a block; its error is the outer one.
-pub(super) fn from_data<E>(mut next: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Result<Runs, Reason>, E> {
+pub(super) fn from_data<E>(
+    mut next: impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<Result<Runs, Reason>, E> {
     let mut lines = Lines::default();
     let count = lines.next(&mut next)?.and_then(|n| usize::try_from(n).ok());
     let Some(count) = count.filter(|&n| n <= MAX_SPARSE_RUNS) else {
@@ -104,7 +116,13 @@ fn run(start: Option<i64>, len: Option<i64>) -> Result<(u64, u64), Reason> {
     const WRONG: Reason = "malformed run in sparse map";
     let start = start.and_then(|n| u64::try_from(n).ok()).ok_or(WRONG)?;
     let len = len.and_then(|n| u64::try_from(n).ok()).ok_or(WRONG)?;
-    Ok((start, start.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(WRONG)?))
+    Ok((
+        start,
+        start
+            .checked_add(len)
+            .filter(|&end| end <= i64::MAX as u64)
+            .ok_or(WRONG)?,
+    ))
 }
 
 /// Checks order and bounds, and that the archive holds exactly the runs' bytes. Empty runs fall away.
