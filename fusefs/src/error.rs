@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use lacewing_format::Digest;
 
 use crate::engine::LayerId;
+use crate::source::SourceError;
 
 /// An error of the engine. Nothing is half done when one is returned, unless the variant says so.
 #[derive(Debug, thiserror::Error)]
@@ -77,5 +78,61 @@ impl<T, E: Into<io::Error>> IoContext<T> for std::result::Result<T, E> {
             path: path.into(),
             source: source.into(),
         })
+    }
+}
+
+/// Why a read of a pack failed. Nothing was kept; the next read starts afresh.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No index that is present describes these bytes. Happens to read-ahead of the kernel's only:
+    /// a file's own bytes are always described.
+    #[error("no index describes these bytes")]
+    Undescribed,
+    /// See [`SourceError::Missing`].
+    #[error("missing: {0}")]
+    Missing(String),
+    /// See [`SourceError::Corrupt`]; also bytes that do not have the chunk's digest.
+    #[error("corrupt: {0}")]
+    Corrupt(String),
+    /// See [`SourceError::Unavailable`]; also the end of the time a read may take.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    /// See [`SourceError::Forbidden`].
+    #[error("forbidden: {0}")]
+    Forbidden(String),
+    /// The store on this node could not be read.
+    #[error("store: {0}")]
+    Store(String),
+    /// The reading process is being killed.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl ReadError {
+    /// The one table from reasons to error numbers. All reasons but the last are EIO: that is what
+    /// a device gives whose bytes cannot be read, and what the kernel makes of any other number on
+    /// its way through EROFS. The reason itself is logged and counted.
+    pub(crate) fn errno(&self) -> i32 {
+        match self {
+            ReadError::Undescribed
+            | ReadError::Missing(_)
+            | ReadError::Corrupt(_)
+            | ReadError::Unavailable(_)
+            | ReadError::Forbidden(_)
+            | ReadError::Store(_) => libc::EIO,
+            ReadError::Interrupted => libc::EINTR,
+        }
+    }
+}
+
+impl From<SourceError> for ReadError {
+    fn from(error: SourceError) -> ReadError {
+        match error {
+            SourceError::Missing(reason) => ReadError::Missing(reason),
+            SourceError::Corrupt(reason) => ReadError::Corrupt(reason),
+            SourceError::Unavailable(reason) => ReadError::Unavailable(reason),
+            SourceError::Forbidden(reason) => ReadError::Forbidden(reason),
+        }
     }
 }

@@ -5,7 +5,23 @@ pub mod error;
 pub mod session;
 pub mod source;
 
+mod background;
+mod catalogue;
+mod erofs;
+mod fetch;
+mod fuse;
+mod indexes;
+mod layer;
+mod packfs;
+mod probe;
+mod readahead;
+mod store;
+mod tally;
+mod trees;
+mod volumes;
+mod wire;
+
 pub use engine::{Counters, Engine, Feature, Features, LayerId, LayerStatus, Options, Shown};
-pub use error::{Error, Result};
+pub use error::{Error, ReadError, Result};
 pub use session::{Connection, Serving, mount_data};
 pub use source::{BlobSource, Class, SourceError};

@@ -1,9 +1,41 @@
 //! The life of the FUSE connection: mount, INIT, hand-over, service.
+//!
+//! The connection outlives the process that serves it: whoever holds a copy of the descriptor keeps
+//! the mount alive, and requests wait in the kernel until somebody serves again. Therefore INIT is
+//! answered here, once, by whoever mounts; a server only ever sees an initialised connection.
 
-use std::os::fd::OwnedFd;
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 
-use crate::error::Result;
+use fuse_backend_rs::abi::fuse_abi::{FsOptions, InHeader, InitIn, InitIn2, InitOut, Opcode};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+use tracing::warn;
+
+use crate::error::{Error, IoContext, Result};
+use crate::fuse::{MAX_READ, Server};
+use crate::wire;
+
+/// Most pages of one request: [`MAX_READ`].
+const MAX_PAGES: u16 = (MAX_READ / 4096) as u16;
+
+/// Read-ahead of the kernel on packs that are read through its cache. More gained nothing in any
+/// measurement and cost much for file-backed EROFS.
+const MAX_READAHEAD: u32 = 128 << 10;
+
+/// Requests the kernel may have under way at a time without a process waiting for each: what
+/// EROFS sends for a node's containers reading at once. The kernel's own default of 12 throttles.
+const MAX_BACKGROUND: u16 = 256;
+
+/// Minor version of the protocol that is spoken at most; the kernel's if that is lower.
+const MINOR: u32 = 40;
+
+/// How often mounts that lie on top of each other are taken away before giving up.
+const MOST_STACKED: usize = 16;
 
 /// An initialised FUSE connection. Whoever holds its descriptor keeps the mount alive.
 #[derive(Debug)]
@@ -26,26 +58,185 @@ impl Connection {
     }
 }
 
-/// Mounts a new FUSE connection on `dir` and answers its INIT. A dead mount that stands there is
-/// taken away first.
+/// What is known of a path without asking a file system's server, which may be dead.
+pub(crate) struct Place {
+    /// Whether a mount stands there.
+    pub(crate) mounted: bool,
+    /// Number of the file system's device.
+    pub(crate) device: u64,
+}
+
+/// Looks at a path; nothing if there is no such path.
+pub(crate) fn place(path: &Path) -> Option<Place> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+    match rustix::fs::statx(CWD, path, flags, StatxFlags::empty()) {
+        Ok(found) => Some(Place {
+            mounted: found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+            device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
+        }),
+        Err(rustix::io::Errno::NOENT) => None,
+        // A dead FUSE mount answers ENOTCONN to everything.
+        Err(_) => Some(Place {
+            mounted: true,
+            device: 0,
+        }),
+    }
+}
+
+/// Takes away every mount on a path.
+pub(crate) fn unmount_all(path: &Path) -> Result<()> {
+    for _ in 0..MOST_STACKED {
+        match place(path) {
+            Some(Place { mounted: true, .. }) => {}
+            _ => return Ok(()),
+        }
+        match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL) => return Ok(()),
+            Err(error) => return Err(error).at("unmount", path),
+        }
+    }
+    Ok(())
+}
+
+/// Mounts a new FUSE connection on `dir` and answers its INIT. What is mounted there already, dead
+/// or alive, is detached first.
 pub fn mount_data(dir: &Path) -> Result<Connection> {
-    let _ = dir;
-    unimplemented!()
+    unmount_all(dir)?;
+    std::fs::create_dir_all(dir).at("make", dir)?;
+    let device = Path::new("/dev/fuse");
+    let fd = rustix::fs::open(device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open", device)?;
+    // Without allow_other: only root reads packs by name, and the kernel reads them for everybody.
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,max_read={MAX_READ}",
+        fd.as_raw_fd()
+    );
+    let options = CString::new(options)
+        .map_err(std::io::Error::from)
+        .at("mount", dir)?;
+    let flags = MountFlags::RDONLY
+        | MountFlags::NOSUID
+        | MountFlags::NODEV
+        | MountFlags::NOEXEC
+        | MountFlags::NOATIME;
+    rustix::mount::mount("lacewing", dir, "fuse.lacewing", flags, options.as_c_str()).at("mount", dir)?;
+    initialise(&fd).inspect_err(|_| {
+        let _ = unmount_all(dir);
+    })?;
+    Ok(Connection { fd })
+}
+
+/// Reads INIT, which the kernel has sent by the time mount(2) returns, and answers it.
+fn initialise(fd: &OwnedFd) -> Result<()> {
+    let broken = |reason: &str| Error::Mount {
+        what: "initialise",
+        path: "/dev/fuse".into(),
+        reason: reason.into(),
+    };
+    let mut request = vec![0; 16 << 10];
+    let len = rustix::io::read(fd, &mut request[..]).at("read", "/dev/fuse")?;
+    let (header, rest) =
+        wire::take::<InHeader>(&request[..len]).ok_or_else(|| broken("a short request came"))?;
+    let (init, rest) = wire::take::<InitIn>(rest).ok_or_else(|| broken("a short INIT came"))?;
+    if !matches!(Opcode::from(header.opcode), Opcode::Init) || init.major != 7 {
+        return Err(broken("the kernel speaks another protocol"));
+    }
+    let more = wire::take::<InitIn2>(rest).map_or(0, |(more, _)| more.flags2);
+    let mut answer = Vec::new();
+    wire::put(&mut answer, init_out(&init, more));
+    wire::answer(fd, header.unique, 0, &answer).at("answer INIT on", "/dev/fuse")
+}
+
+/// What is agreed with the kernel. The same for every release that may take the connection over.
+fn init_out(init: &InitIn, flags2: u32) -> InitOut {
+    let offered = FsOptions::from_bits_truncate(u64::from(init.flags) | u64::from(flags2) << 32);
+    let wanted = FsOptions::ASYNC_READ
+        | FsOptions::ASYNC_DIO
+        | FsOptions::PARALLEL_DIROPS
+        | FsOptions::MAX_PAGES
+        | FsOptions::EXPLICIT_INVAL_DATA
+        | FsOptions::DO_READDIRPLUS
+        | FsOptions::READDIRPLUS_AUTO
+        | FsOptions::INIT_EXT
+        | FsOptions::HAS_RESEND;
+    let flags = (wanted & offered).bits();
+    InitOut {
+        major: 7,
+        minor: init.minor.min(MINOR),
+        max_readahead: init.max_readahead.min(MAX_READAHEAD),
+        flags: flags as u32,
+        max_background: MAX_BACKGROUND,
+        congestion_threshold: MAX_BACKGROUND / 4 * 3,
+        max_write: 4096,
+        time_gran: 1,
+        max_pages: MAX_PAGES,
+        flags2: (flags >> 32) as u32,
+        ..Default::default()
+    }
 }
 
 /// A connection in service.
-pub struct Serving {}
+pub struct Serving {
+    server: Arc<Server>,
+    threads: Vec<JoinHandle<()>>,
+}
 
 impl Serving {
+    /// Starts the threads.
+    pub(crate) fn start(server: Arc<Server>, threads: usize) -> Result<Serving> {
+        rustix::io::ioctl_fionbio(&*server.fd, true).at("set non-blocking", "/dev/fuse")?;
+        let mut serving = Serving {
+            server,
+            threads: Vec::new(),
+        };
+        for number in 0..threads.max(1) {
+            let server = serving.server.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("fuse-{number}"))
+                .stack_size(256 << 10)
+                .spawn(move || {
+                    if let Err(error) = server.run() {
+                        warn!(%error, "a thread that answers the kernel ended");
+                    }
+                })
+                .at("start", "a thread that answers the kernel")?;
+            serving.threads.push(thread);
+        }
+        Ok(serving)
+    }
+
     /// Stops answering and waits for the threads; the connection stays alive as long as somebody
-    /// holds its descriptor. Requests that wait for bytes stay unanswered: the next process gets
-    /// them again.
-    pub fn stop(self) {
-        unimplemented!()
+    /// holds its descriptor. Requests that wait for bytes may stay unanswered: the next process
+    /// gets them again.
+    pub fn stop(mut self) {
+        self.end();
     }
 
     /// Waits until the connection ends (unmounted or aborted).
-    pub fn wait(&self) {
-        unimplemented!()
+    pub fn wait(mut self) {
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+
+    /// Whether the connection has ended.
+    pub fn ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    fn end(&mut self) {
+        self.server.stopped.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.server.stop, &1_u64.to_ne_bytes());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.end();
+        }
     }
 }

@@ -1,0 +1,100 @@
+//! Layers shown by the kernel: EROFS mounts of index files, by the new mount calls.
+//!
+//! mount(8) would go through a loop device; fsopen takes the file as it is (Linux 6.12 and later)
+//! and has no limit on the length of options.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
+
+use crate::error::{Error, IoContext, Result};
+use crate::session::{place, unmount_all};
+use crate::trees::{TreeParts, Trees};
+
+/// Type number of EROFS in statfs(2) (uapi/linux/magic.h).
+const EROFS_MAGIC: u64 = 0xE0F5_E1E2;
+
+/// Mounts an EROFS image on a directory that is there.
+pub(crate) fn mount(image: &Path, devices: &[PathBuf], directio: bool, target: &Path) -> Result<()> {
+    let failed = |context: Option<&OwnedFd>, errno: Errno| Error::Mount {
+        what: "mount",
+        path: target.to_owned(),
+        reason: reason(context, errno),
+    };
+    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| failed(None, errno))?;
+    let failed = |errno| failed(Some(&context), errno);
+    fsconfig_set_flag(&context, "ro").map_err(failed)?;
+    fsconfig_set_string(&context, "source", image).map_err(failed)?;
+    for device in devices {
+        fsconfig_set_string(&context, "device", device).map_err(failed)?;
+    }
+    if directio {
+        fsconfig_set_flag(&context, "directio").map_err(failed)?;
+    }
+    fsconfig_create(&context).map_err(failed)?;
+    // Devices, set-user-id programs and execution stay allowed, as in any lower directory of an
+    // overlay: the container's own mount decides.
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOATIME;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&mount, "", CWD, target, flags).map_err(failed)
+}
+
+/// The kernel's own words about a failed mount, if it left any, else the error number's.
+fn reason(context: Option<&OwnedFd>, errno: Errno) -> String {
+    let mut words = Vec::new();
+    let mut line = [0; 512];
+    while let Some(Ok(len)) = context.map(|context| rustix::io::read(context, &mut line[..])) {
+        if len == 0 || words.len() > 8 {
+            break;
+        }
+        let text = String::from_utf8_lossy(&line[..len]);
+        words.push(text.trim().trim_start_matches(['e', 'w', 'i', ' ']).to_owned());
+    }
+    let error = std::io::Error::from(errno);
+    if words.is_empty() {
+        error.to_string()
+    } else {
+        format!("{} ({error})", words.join("; "))
+    }
+}
+
+/// Trees shown by the kernel.
+pub(crate) struct KernelTrees {
+    /// Why not, if not.
+    pub(crate) obstacle: Option<String>,
+    /// Whether devices are read without a second copy in memory.
+    pub(crate) directio: bool,
+}
+
+impl Trees for KernelTrees {
+    fn obstacle(&self) -> Option<&str> {
+        self.obstacle.as_deref()
+    }
+
+    fn show(&self, tree: &TreeParts<'_>, target: &Path) -> Result<()> {
+        if place(target).is_none() {
+            std::fs::create_dir_all(target).at("make", target)?;
+        }
+        mount(tree.index, tree.devices, self.directio, target)
+    }
+
+    fn shown(&self, target: &Path) -> bool {
+        let mounted = place(target).is_some_and(|place| place.mounted);
+        mounted && rustix::fs::statfs(target).is_ok_and(|found| found.f_type as u64 == EROFS_MAGIC)
+    }
+
+    fn hide(&self, target: &Path) -> Result<()> {
+        unmount_all(target)?;
+        match std::fs::remove_dir(target) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", target),
+            _ => Ok(()),
+        }
+    }
+}

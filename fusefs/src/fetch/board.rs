@@ -1,0 +1,281 @@
+//! Which frames are on their way, for whom, and what is to be started next. Pure.
+//!
+//! A *flight* is one frame on its way; whoever wants the frame meanwhile joins it. A *run* is a
+//! row of neighbouring frames that is fetched by one request.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::store::pack::PackNumber;
+
+/// How urgent a run is; the order is the order of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Urgency {
+    /// A process waits.
+    Blocking,
+    /// A sequential reader will be there soon.
+    Ahead,
+    /// A layer is being completed.
+    Background,
+}
+
+const URGENCIES: [Urgency; 3] = [Urgency::Blocking, Urgency::Ahead, Urgency::Background];
+
+/// Runs under way at a time, for each urgency. Blocking ones: enough to fill a link whose round
+/// trip is long. Ahead: what four sequential readers use. Background: two, so that one is on the
+/// network while the other one is decoded. Their stored bytes bound the process's memory.
+const LIMITS: [usize; 3] = [24, 4, 2];
+
+/// Runs under way in all, which bounds the queue to the decoding threads.
+pub(crate) const MOST_RUNS: usize = LIMITS[0] + LIMITS[1] + LIMITS[2];
+
+/// Names a frame: its pack and its first block.
+pub(crate) type Key = (PackNumber, u32);
+
+/// A row of neighbouring frames, with what is needed to fetch them.
+#[derive(Clone, Debug)]
+pub(crate) struct Run<D> {
+    /// Pack, index and whatever else the fetch needs.
+    pub(crate) of: D,
+    /// The pack.
+    pub(crate) pack: PackNumber,
+    /// Number of the first frame in its index.
+    pub(crate) first_frame: usize,
+    /// First block of each frame.
+    pub(crate) blocks: Vec<u32>,
+    /// How urgent it is.
+    pub(crate) urgency: Urgency,
+}
+
+impl<D> Run<D> {
+    /// Key of the frame at a position.
+    pub(crate) fn key(&self, position: usize) -> Option<Key> {
+        self.blocks.get(position).map(|block| (self.pack, *block))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = Key> {
+        self.blocks.iter().map(|block| (self.pack, *block))
+    }
+}
+
+struct Flight<W> {
+    waiters: Vec<W>,
+    /// In which queue its run stands; nothing once it was started.
+    queued: Option<Urgency>,
+}
+
+/// All flights and the runs not yet started.
+pub(crate) struct Board<D, W> {
+    flights: HashMap<Key, Flight<W>>,
+    queues: [VecDeque<Run<D>>; 3],
+    active: [usize; 3],
+}
+
+impl<D: Clone, W> Board<D, W> {
+    /// Makes an empty board.
+    pub(crate) fn new() -> Board<D, W> {
+        Board {
+            flights: HashMap::new(),
+            queues: [const { VecDeque::new() }; 3],
+            active: [0; 3],
+        }
+    }
+
+    /// Whether a frame is on its way.
+    pub(crate) fn flying(&self, key: Key) -> bool {
+        self.flights.contains_key(&key)
+    }
+
+    /// Joins a flight. One that was waiting behind more urgent ones is called forward.
+    pub(crate) fn join(&mut self, key: Key, waiter: W) {
+        let Some(flight) = self.flights.get_mut(&key) else {
+            return;
+        };
+        flight.waiters.push(waiter);
+        if let Some(urgency) = flight.queued.filter(|urgency| *urgency != Urgency::Blocking) {
+            self.promote(key, urgency);
+        }
+    }
+
+    /// Takes one frame out of its run and queues it as a blocking run.
+    fn promote(&mut self, key: Key, urgency: Urgency) {
+        let queue = &mut self.queues[urgency as usize];
+        let holds = |run: &Run<D>| run.pack == key.0 && run.blocks.contains(&key.1);
+        let Some(place) = queue.iter().position(holds) else {
+            return;
+        };
+        let Some(run) = queue.remove(place) else { return };
+        let at = run.blocks.iter().position(|block| *block == key.1).unwrap_or(0);
+        let part = |range: std::ops::Range<usize>, urgency| Run {
+            of: run.of.clone(),
+            pack: run.pack,
+            first_frame: run.first_frame + range.start,
+            blocks: run.blocks[range].to_vec(),
+            urgency,
+        };
+        for rest in [at + 1..run.blocks.len(), 0..at] {
+            if !rest.is_empty() {
+                queue.insert(place, part(rest, urgency));
+            }
+        }
+        self.queues[0].push_back(part(at..at + 1, Urgency::Blocking));
+        if let Some(flight) = self.flights.get_mut(&key) {
+            flight.queued = Some(Urgency::Blocking);
+        }
+    }
+
+    /// Queues a run of frames that are not yet on their way.
+    pub(crate) fn enqueue(&mut self, run: Run<D>) {
+        for key in run.keys() {
+            let flight = Flight {
+                waiters: Vec::new(),
+                queued: Some(run.urgency),
+            };
+            self.flights.insert(key, flight);
+        }
+        self.queues[run.urgency as usize].push_back(run);
+    }
+
+    /// Takes the next run that may be started. Background runs wait until no process does.
+    pub(crate) fn start(&mut self) -> Option<Run<D>> {
+        let blocked = self.active[0] > 0 || !self.queues[0].is_empty();
+        let ready = |urgency: &Urgency| {
+            let at = *urgency as usize;
+            let held = *urgency == Urgency::Background && blocked;
+            !held && self.active[at] < LIMITS[at] && !self.queues[at].is_empty()
+        };
+        let urgency = URGENCIES.into_iter().find(ready)?;
+        let run = self.queues[urgency as usize].pop_front()?;
+        self.active[urgency as usize] += 1;
+        for key in run.keys() {
+            if let Some(flight) = self.flights.get_mut(&key) {
+                flight.queued = None;
+            }
+        }
+        Some(run)
+    }
+
+    /// Notes that a run is over. Its flights must have landed before.
+    pub(crate) fn finish(&mut self, urgency: Urgency) {
+        let active = &mut self.active[urgency as usize];
+        *active = active.saturating_sub(1);
+    }
+
+    /// Ends a flight and returns who waited.
+    pub(crate) fn land(&mut self, key: Key) -> Vec<W> {
+        self.flights
+            .remove(&key)
+            .map(|flight| flight.waiters)
+            .unwrap_or_default()
+    }
+
+    /// Who waits for a frame.
+    pub(crate) fn waiters(&self, key: Key) -> &[W] {
+        self.flights.get(&key).map_or(&[], |flight| &flight.waiters)
+    }
+
+    /// Takes out everything that was not started, with all who wait.
+    pub(crate) fn drain(&mut self) -> Vec<W> {
+        self.queues = [const { VecDeque::new() }; 3];
+        self.flights
+            .drain()
+            .flat_map(|(_, flight)| flight.waiters)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn run(pack: u32, first: usize, count: u32, urgency: Urgency) -> Run<()> {
+        let blocks = (0..count).map(|n| (first as u32 + n) * 64).collect();
+        Run {
+            of: (),
+            pack,
+            first_frame: first,
+            blocks,
+            urgency,
+        }
+    }
+
+    #[test]
+    fn a_frame_that_somebody_waits_for_leaves_its_run() {
+        let mut board: Board<(), u32> = Board::new();
+        board.enqueue(run(1, 0, 8, Urgency::Background));
+        board.join((1, 3 * 64), 77);
+        let first = board.start().unwrap();
+        assert_eq!(
+            (first.urgency, first.first_frame, first.blocks.len()),
+            (Urgency::Blocking, 3, 1)
+        );
+        assert!(board.start().is_none(), "background waits while a process does");
+        assert_eq!(board.land((1, 3 * 64)), [77]);
+        board.finish(Urgency::Blocking);
+        let (left, right) = (board.start().unwrap(), board.start().unwrap());
+        assert_eq!((left.first_frame, left.blocks.len()), (0, 3));
+        assert_eq!((right.first_frame, right.blocks.len()), (4, 4));
+    }
+
+    #[test]
+    fn a_started_run_is_joined_as_it_is() {
+        let mut board: Board<(), u32> = Board::new();
+        board.enqueue(run(1, 0, 8, Urgency::Ahead));
+        board.start().unwrap();
+        board.join((1, 64), 5);
+        assert!(board.start().is_none());
+        assert_eq!(board.waiters((1, 64)), [5]);
+    }
+
+    #[test]
+    fn blocking_runs_go_first() {
+        let mut board: Board<(), u32> = Board::new();
+        board.enqueue(run(1, 0, 2, Urgency::Background));
+        board.enqueue(run(2, 0, 2, Urgency::Ahead));
+        board.enqueue(run(3, 0, 2, Urgency::Blocking));
+        let order: Vec<u32> = std::iter::from_fn(|| board.start()).map(|run| run.pack).collect();
+        assert_eq!(order, [3, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_frame_is_started_once_and_every_waiter_found(
+            joins in proptest::collection::vec((0u32..60, 0usize..3), 0..40),
+        ) {
+            let mut board: Board<(), usize> = Board::new();
+            for n in 0..6 {
+                board.enqueue(run(1, n * 10, 10, URGENCIES[n % 3]));
+            }
+            let mut started = Vec::new();
+            let mut found = Vec::new();
+            for (number, (frame, starts)) in joins.iter().enumerate() {
+                if board.flying((1, frame * 64)) {
+                    board.join((1, frame * 64), number);
+                    found.push(number);
+                }
+                for _ in 0..*starts {
+                    started.extend(board.start());
+                }
+            }
+            let mut frames = Vec::new();
+            let mut answered = Vec::new();
+            loop {
+                started.extend(std::iter::from_fn(|| board.start()));
+                if started.is_empty() { break }
+                for run in started.drain(..) {
+                    for (at, block) in run.blocks.iter().enumerate() {
+                        prop_assert_eq!(*block, (run.first_frame + at) as u32 * 64);
+                        frames.push(run.first_frame + at);
+                        answered.extend(board.land((1, *block)));
+                    }
+                    board.finish(run.urgency);
+                }
+            }
+            frames.sort_unstable();
+            answered.sort_unstable();
+            prop_assert_eq!(frames, (0..60).collect::<Vec<_>>());
+            prop_assert_eq!(answered, found);
+        }
+    }
+}

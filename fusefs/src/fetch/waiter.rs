@@ -1,0 +1,171 @@
+//! A reader that waits for frames.
+
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::error::ReadError;
+use crate::volumes::Volume;
+
+/// Takes the answer to one read. Exactly one of the two methods is called, once, unless the engine
+/// is closed before.
+pub(crate) trait Answer: Send {
+    /// The bytes, all of them.
+    fn data(self: Box<Self>, bytes: &[u8]);
+    /// The reason why there are none.
+    fn fail(self: Box<Self>, error: ReadError);
+}
+
+/// Whose read it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// The kernel's name of the request.
+    pub(crate) unique: u64,
+    /// The thread that made it; 0 if it is not to be seen from here.
+    pub(crate) pid: u32,
+}
+
+impl Origin {
+    /// Whether the thread is being killed: SIGKILL is pending for it or its process.
+    pub(crate) fn killed(&self) -> bool {
+        const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
+        let pending = |line: &str| {
+            let set = line
+                .strip_prefix("SigPnd:")
+                .or_else(|| line.strip_prefix("ShdPnd:"))?;
+            u64::from_str_radix(set.trim(), 16).ok()
+        };
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        self.pid != 0
+            && status.is_ok_and(|text| text.lines().filter_map(pending).any(|set| set & SIGKILL != 0))
+    }
+}
+
+/// One read with some of its frames missing.
+pub(crate) struct Waiter {
+    /// Whose read it is.
+    pub(crate) origin: Origin,
+    /// Whether a signal came for the process that reads.
+    pub(crate) interrupted: AtomicBool,
+    /// When the read fails at the latest.
+    pub(crate) deadline: Instant,
+    volume: Arc<Volume>,
+    offset: u64,
+    len: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    answer: Option<Box<dyn Answer>>,
+    /// Frames that have not come yet.
+    missing: usize,
+    /// Parts of the read that were valid when it came, relative to its offset.
+    present: Vec<Range<usize>>,
+    /// The read's bytes as far as they came; made with the first frame that is not all of it.
+    bytes: Option<Vec<u8>>,
+}
+
+impl Waiter {
+    /// Makes a waiter for `missing` frames; `present` are the parts that are here already.
+    pub(crate) fn new(
+        volume: Arc<Volume>,
+        read: Range<u64>,
+        missing: usize,
+        present: Vec<Range<usize>>,
+        origin: Origin,
+        deadline: Instant,
+        answer: Box<dyn Answer>,
+    ) -> Waiter {
+        let state = State {
+            answer: Some(answer),
+            missing,
+            present,
+            bytes: None,
+        };
+        Waiter {
+            origin,
+            interrupted: AtomicBool::new(false),
+            deadline,
+            volume,
+            offset: read.start,
+            len: usize::try_from(read.end.saturating_sub(read.start)).unwrap_or(0),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Whether the read has not been answered.
+    pub(crate) fn waits(&self) -> bool {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .answer
+            .is_some()
+    }
+
+    /// Gives the waiter a frame that starts at byte `start` of the pack. Returns whether the
+    /// waiter is done.
+    pub(crate) fn deliver(&self, start: u64, plain: &[u8]) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.answer.is_none() {
+            return true;
+        }
+        state.missing = state.missing.saturating_sub(1);
+        let from = start.max(self.offset);
+        let to = (start + plain.len() as u64).min(self.offset + self.len as u64);
+        let part = if from < to {
+            &plain[(from - start) as usize..(to - start) as usize]
+        } else {
+            &[]
+        };
+        if part.len() == self.len {
+            let answer = state.answer.take();
+            drop(state);
+            answer.into_iter().for_each(|answer| answer.data(part));
+            return true;
+        }
+        let at = (from.saturating_sub(self.offset)) as usize;
+        let mut bytes = state.bytes.take().unwrap_or_else(|| vec![0; self.len]);
+        if let Some(to) = bytes.get_mut(at..at + part.len()) {
+            to.copy_from_slice(part);
+        }
+        if state.missing > 0 {
+            state.bytes = Some(bytes);
+            return false;
+        }
+        let present = std::mem::take(&mut state.present);
+        let answer = state.answer.take();
+        drop(state);
+        let filled = self.fill(&mut bytes, &present);
+        answer.into_iter().for_each(|answer| match &filled {
+            Ok(()) => answer.data(&bytes),
+            Err(error) => answer.fail(error.clone()),
+        });
+        true
+    }
+
+    /// Reads the parts that were valid when the read came.
+    fn fill(&self, bytes: &mut [u8], present: &[Range<usize>]) -> Result<(), ReadError> {
+        for part in present {
+            let at = self.offset + part.start as u64;
+            match self.volume.pack.read(at, &mut bytes[part.clone()]) {
+                Ok(true) => {}
+                // Given up meanwhile: the next read fetches it.
+                Ok(false) => return Err(ReadError::Unavailable("given up while read".into())),
+                Err(error) => return Err(ReadError::Store(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers with an error, if the read has not been answered.
+    pub(crate) fn fail(&self, error: ReadError) -> bool {
+        let answer = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .answer
+            .take();
+        answer.map(|answer| answer.fail(error)).is_some()
+    }
+}

@@ -1,0 +1,113 @@
+//! A layer: its index, its packs, how much of it is here.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lacewing_format::Digest;
+use lacewing_format::limits::BLOCK;
+
+use crate::engine::LayerId;
+use crate::indexes::MappedIndex;
+use crate::volumes::{Description, Volume, frame_blocks};
+
+/// A device of a layer.
+pub(crate) struct Part {
+    /// The pack.
+    pub(crate) volume: Arc<Volume>,
+    /// The layer's index as a description of it.
+    pub(crate) of: Arc<Description>,
+}
+
+/// A layer of the catalogue.
+pub(crate) struct Layer {
+    /// Its number.
+    pub(crate) id: LayerId,
+    /// Digest of its stored index.
+    pub(crate) digest: Digest,
+    /// Its index.
+    pub(crate) index: Arc<MappedIndex>,
+    /// Its devices, in the index's order.
+    pub(crate) parts: Vec<Part>,
+    /// Held while it is mounted or unmounted.
+    pub(crate) mounting: Mutex<()>,
+    /// Whether it was removed.
+    pub(crate) gone: AtomicBool,
+    /// All frames before this one have been seen valid.
+    seen: AtomicUsize,
+}
+
+impl Layer {
+    /// Makes a layer and attaches its index to its packs.
+    pub(crate) fn new(
+        id: LayerId,
+        digest: Digest,
+        index: Arc<MappedIndex>,
+        volumes: Vec<Arc<Volume>>,
+    ) -> Layer {
+        let parts = volumes.into_iter().enumerate().map(|(device, volume)| {
+            let of = Arc::new(Description {
+                layer: id,
+                index: index.clone(),
+                device,
+            });
+            volume.attach(of.clone());
+            Part { volume, of }
+        });
+        let parts = parts.collect();
+        Layer {
+            id,
+            digest,
+            index,
+            parts,
+            mounting: Mutex::new(()),
+            gone: AtomicBool::new(false),
+            seen: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether a frame is here.
+    pub(crate) fn has(&self, frame: usize) -> bool {
+        let view = self.index.view();
+        let part = self.parts.get(view.frame_device(frame));
+        part.is_some_and(|part| part.volume.pack.bits().all(frame_blocks(&view, frame)))
+    }
+
+    /// Whether all its frames are here. Looks at each frame once over all calls, since blocks of
+    /// a layer are not given up as long as it exists.
+    pub(crate) fn complete(&self) -> bool {
+        let count = self.index.view().frames().len();
+        let mut seen = self.seen.load(Ordering::Acquire);
+        if seen == count {
+            return true;
+        }
+        while seen < count && self.has(seen) {
+            seen += 1;
+        }
+        self.seen.fetch_max(seen, Ordering::AcqRel);
+        if seen == count {
+            self.index.relax();
+        }
+        seen == count
+    }
+
+    /// Plain bytes that are here, and in all, padding included.
+    pub(crate) fn present(&self) -> (u64, u64) {
+        let view = self.index.view();
+        let (mut present, mut total) = (0, 0);
+        for (device, part) in self.parts.iter().enumerate() {
+            for frame in view.device_frames(device) {
+                let blocks = frame_blocks(&view, frame);
+                total += u64::from(blocks.end - blocks.start);
+                present += u64::from(part.volume.pack.bits().count(blocks));
+            }
+        }
+        (present * BLOCK as u64, total * BLOCK as u64)
+    }
+
+    /// Takes checkpoints of its packs.
+    pub(crate) fn checkpoint(&self) -> crate::error::Result<()> {
+        self.parts
+            .iter()
+            .try_for_each(|part| part.volume.pack.checkpoint())
+    }
+}

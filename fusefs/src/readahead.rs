@@ -1,0 +1,159 @@
+//! How much to fetch beyond what is read: nothing for random readers, a growing window for
+//! sequential ones. Pure: offsets in, ranges out.
+
+use std::ops::Range;
+
+/// Readers of one pack that are told apart. A container start-up has few at once; a stream that is
+/// forgotten starts again with a small window.
+const STREAMS: usize = 4;
+
+/// Window after the second read in a row: one frame of the default size.
+const FIRST_WINDOW: u64 = 256 << 10;
+
+/// Largest window: two round trips of 40 ms at 100 MB/s.
+const LARGEST_WINDOW: u64 = 8 << 20;
+
+/// How far a read may start before or behind the place where it was expected and still count as
+/// the same stream. Readers of many small files skip some, and the kernel's requests overtake each
+/// other.
+const SLACK: u64 = 128 << 10;
+
+/// What is known about the readers of one pack.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    streams: [Stream; STREAMS],
+    clock: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Stream {
+    /// Where the next read is expected.
+    next: u64,
+    /// Up to where was fetched ahead.
+    ahead: u64,
+    /// Bytes to fetch ahead next time; 0 for a stream of one read.
+    window: u64,
+    /// When it was last seen; 0: never.
+    seen: u64,
+}
+
+impl Streams {
+    /// Notes a read and says what to fetch ahead of it, if anything.
+    pub(crate) fn on_read(&mut self, offset: u64, len: u64) -> Option<Range<u64>> {
+        self.clock += 1;
+        let end = offset.saturating_add(len);
+        let clock = self.clock;
+        let fits = |stream: &&mut Stream| {
+            stream.seen != 0
+                && offset.saturating_add(SLACK) >= stream.next
+                && offset <= stream.next.saturating_add(SLACK)
+        };
+        if let Some(stream) = self.streams.iter_mut().find(fits) {
+            stream.seen = clock;
+            return stream.advance(end);
+        }
+        if let Some(oldest) = self.streams.iter_mut().min_by_key(|stream| stream.seen) {
+            *oldest = Stream {
+                next: end,
+                ahead: end,
+                window: 0,
+                seen: clock,
+            };
+        }
+        None
+    }
+}
+
+impl Stream {
+    fn advance(&mut self, end: u64) -> Option<Range<u64>> {
+        if end <= self.next {
+            return None;
+        }
+        self.next = end;
+        // Half a window is left: time to ask for the next one.
+        if self.window != 0 && self.ahead.saturating_sub(end) > self.window / 2 {
+            return None;
+        }
+        self.window = (self.window * 2).clamp(FIRST_WINDOW, LARGEST_WINDOW);
+        let start = self.ahead.max(end);
+        self.ahead = end.saturating_add(self.window);
+        (start < self.ahead).then_some(start..self.ahead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_sequential_reader_gets_a_window_that_doubles_up_to_its_bound() {
+        let mut streams = Streams::default();
+        let mut asked = Vec::new();
+        for n in 0..400 {
+            asked.extend(streams.on_read(n * 131_072, 131_072));
+        }
+        assert_eq!(asked[0].end - asked[0].start, FIRST_WINDOW);
+        assert!(
+            asked.windows(2).all(|pair| pair[0].end == pair[1].start),
+            "{asked:?}"
+        );
+        let last = asked.last().unwrap();
+        assert!(last.end - 400 * 131_072 <= LARGEST_WINDOW + 131_072);
+        assert!(asked.len() < 30, "{} requests", asked.len());
+    }
+
+    #[test]
+    fn random_reads_fetch_nothing_ahead() {
+        let mut streams = Streams::default();
+        let mut at = 1_u64;
+        for _ in 0..1000 {
+            at = at
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let offset = (at >> 16) % (1 << 36);
+            assert_eq!(streams.on_read(offset & !4095, 4096), None);
+        }
+    }
+
+    #[test]
+    fn two_readers_do_not_disturb_each_other() {
+        let mut streams = Streams::default();
+        let mut asked = [0_u64; 2];
+        for n in 0..64 {
+            for reader in 0..2_u64 {
+                let base = reader << 40;
+                let ahead = streams.on_read(base + n * 65_536, 65_536);
+                asked[reader as usize] += ahead.map_or(0, |range| range.end - range.start);
+            }
+        }
+        assert_eq!(asked[0], asked[1]);
+        assert!(asked[0] >= 64 * 65_536);
+    }
+
+    #[test]
+    fn a_jump_resets_the_window() {
+        let mut streams = Streams::default();
+        for n in 0..100 {
+            streams.on_read(n * 131_072, 131_072);
+        }
+        assert_eq!(streams.on_read(1 << 40, 4096), None);
+        let ahead = streams.on_read((1 << 40) + 4096, 4096).unwrap();
+        assert_eq!(ahead.end - ahead.start, FIRST_WINDOW);
+    }
+
+    proptest! {
+        #[test]
+        fn windows_are_bounded_and_lie_ahead(reads in proptest::collection::vec((0u64..1 << 26, 1u64..1 << 20), 1..200)) {
+            let mut streams = Streams::default();
+            for (offset, len) in reads {
+                if let Some(ahead) = streams.on_read(offset, len) {
+                    prop_assert!(ahead.start >= offset + len);
+                    prop_assert!(ahead.end - ahead.start <= LARGEST_WINDOW);
+                    prop_assert!(ahead.end <= offset + len + LARGEST_WINDOW);
+                }
+            }
+        }
+    }
+}

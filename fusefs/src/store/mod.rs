@@ -1,0 +1,6 @@
+//! The node's content store: packs with their bitmaps, and where chunks may be found.
+
+pub(crate) mod atomic;
+pub(crate) mod bitmap;
+pub(crate) mod pack;
+pub(crate) mod places;

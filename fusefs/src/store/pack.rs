@@ -1,0 +1,477 @@
+//! A pack: the plain bytes of one data blob, as far as they are here.
+//!
+//! ```text
+//! packs/<n>          sparse file in the blob's plain address space
+//! packs/<n>.bits     header (with the boot id) and a bit per 4 KiB block, written after the data
+//! packs/<n>.durable  checkpoint: the bits whose data is known to be on the disk
+//! ```
+//!
+//! What is believed after which failure:
+//! - *The process dies*: data and bits were given to the kernel in this order, and it keeps both.
+//!   Nothing is lost.
+//! - *The machine dies*: the kernel may have written the bits and not the data. The header names
+//!   the boot in which the bits were written; bits of another boot are not looked at, the
+//!   checkpoint is taken in their place. A checkpoint is a copy of the bits, then fdatasync of the
+//!   data, then the copy to disk by write, fsync, rename, fsync of the directory.
+//! - *Blocks are given up*: bits first, in memory, in the file and in the checkpoint; the hole is
+//!   punched last. Readers notice by the epoch ([`Pack::read`]).
+//!
+//! Bits are kept on the heap and written by pwrite, not mapped: a store to a mapped page of a file
+//! on a full disk would kill the process.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use lacewing_format::Digest;
+use lacewing_format::limits::BLOCK;
+use rustix::fs::FallocateFlags;
+
+use super::atomic::replace_file;
+use super::bitmap::{Bitmap, PAGE_BYTES};
+use crate::error::{IoContext, Result};
+
+/// Number of a pack on this node; 0 is never given.
+pub(crate) type PackNumber = u32;
+
+/// Identifies one boot of the machine (random, given by the kernel).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BootId(pub [u8; 16]);
+
+impl BootId {
+    /// The boot that is running.
+    pub(crate) fn current() -> Result<BootId> {
+        let path = "/proc/sys/kernel/random/boot_id";
+        let text = std::fs::read_to_string(path).at("read", path)?;
+        let digest = blake3::hash(text.trim().as_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest.as_bytes()[..16]);
+        Ok(BootId(id))
+    }
+}
+
+const BITS_MAGIC: &[u8; 8] = b"LWBITS01";
+const DURABLE_MAGIC: &[u8; 8] = b"LWDURA01";
+
+/// Bits start behind one block of header.
+const HEADER: usize = BLOCK;
+
+/// Identity of a pack in its files: magic, number, blocks, blob, boot.
+fn header(magic: &[u8; 8], pack: &Identity, boot: BootId) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    bytes.extend_from_slice(magic);
+    bytes.extend_from_slice(&pack.number.to_le_bytes());
+    bytes.extend_from_slice(&pack.blocks.to_le_bytes());
+    bytes.extend_from_slice(&pack.blob.0);
+    bytes.extend_from_slice(&boot.0);
+    bytes
+}
+
+/// What never changes about a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The pack's number.
+    pub(crate) number: PackNumber,
+    /// The blob whose plain bytes it holds.
+    pub(crate) blob: Digest,
+    /// Blocks of the blob's plain address space.
+    pub(crate) blocks: u32,
+}
+
+/// An open pack.
+pub(crate) struct Pack {
+    identity: Identity,
+    path: PathBuf,
+    data: File,
+    bits: Bitmap,
+    /// Serialises writers of bits, so that words reach the file in the order of their values.
+    bits_file: Mutex<File>,
+    boot: BootId,
+    /// Counts how often blocks were given up.
+    epoch: AtomicU64,
+    /// Whether bits were set since the last checkpoint.
+    dirty: AtomicBool,
+    /// Held while a checkpoint is taken.
+    checkpoint: Mutex<()>,
+}
+
+impl Pack {
+    /// Path of a pack's plain file.
+    pub(crate) fn path_in(dir: &Path, number: PackNumber) -> PathBuf {
+        dir.join(number.to_string())
+    }
+
+    /// Opens a pack, making its files if they are not there.
+    pub(crate) fn open(dir: &Path, identity: Identity, boot: BootId) -> Result<Pack> {
+        let path = Pack::path_in(dir, identity.number);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let data = options.open(&path).at("open", &path)?;
+        let len = u64::from(identity.blocks) * BLOCK as u64;
+        if data.metadata().at("stat", &path)?.len() != len {
+            data.set_len(len).at("size", &path)?;
+        }
+        let bits = Bitmap::new(identity.blocks);
+        let bits_path = path.with_extension("bits");
+        if !load_bits(&bits_path, &identity, boot, &bits).at("read", &bits_path)? {
+            let durable = path.with_extension("durable");
+            load_durable(&durable, &identity, &bits).at("read", &durable)?;
+            start_bits(&bits_path, &identity, boot, &bits).at("write", &bits_path)?;
+        }
+        let bits_file = OpenOptions::new()
+            .write(true)
+            .open(&bits_path)
+            .at("open", &bits_path)?;
+        Ok(Pack {
+            identity,
+            path,
+            data,
+            bits,
+            bits_file: Mutex::new(bits_file),
+            boot,
+            epoch: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            checkpoint: Mutex::new(()),
+        })
+    }
+
+    /// Deletes a pack's files.
+    pub(crate) fn delete(dir: &Path, number: PackNumber) {
+        let path = Pack::path_in(dir, number);
+        for name in [path.with_extension("bits"), path.with_extension("durable"), path] {
+            let _ = std::fs::remove_file(name);
+        }
+    }
+
+    /// What never changes.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The pack's number.
+    pub(crate) fn number(&self) -> PackNumber {
+        self.identity.number
+    }
+
+    /// The plain file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the plain address space.
+    pub(crate) fn len(&self) -> u64 {
+        u64::from(self.identity.blocks) * BLOCK as u64
+    }
+
+    /// Which blocks are valid.
+    pub(crate) fn bits(&self) -> &Bitmap {
+        &self.bits
+    }
+
+    /// Reads valid bytes into `buf`; `false` if not all of them are valid.
+    ///
+    /// Blocks may be given up meanwhile: the epoch is the same before and after, or the bytes are
+    /// not believed.
+    pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if !self.bits.all(blocks_of(offset, buf.len())) {
+            return Ok(false);
+        }
+        self.data.read_exact_at(buf, offset)?;
+        Ok(self.epoch.load(Ordering::Acquire) == epoch)
+    }
+
+    /// Reads bytes whether they are valid or not. The caller verifies them.
+    pub(crate) fn read_unverified(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.data.read_exact_at(buf, offset)
+    }
+
+    /// Keeps verified bytes from `block` on: data first, bits after.
+    pub(crate) fn store(&self, block: u32, plain: &[u8]) -> io::Result<()> {
+        self.data.write_all_at(plain, u64::from(block) * BLOCK as u64)?;
+        self.mark(block, plain.len())
+    }
+
+    /// Keeps verified bytes that another pack holds, sharing disk space where the file system can.
+    pub(crate) fn store_from(&self, block: u32, from: &Pack, at: u32, plain: &[u8]) -> io::Result<()> {
+        let (mut to, mut source) = (u64::from(block) * BLOCK as u64, u64::from(at) * BLOCK as u64);
+        let end = to + plain.len() as u64;
+        while to < end {
+            let left = usize::try_from(end - to).unwrap_or(usize::MAX);
+            let copied =
+                rustix::fs::copy_file_range(&from.data, Some(&mut source), &self.data, Some(&mut to), left);
+            if !matches!(copied, Ok(n) if n > 0) {
+                return self.store(block, plain);
+            }
+        }
+        self.mark(block, plain.len())
+    }
+
+    fn mark(&self, block: u32, len: usize) -> io::Result<()> {
+        let end = block.saturating_add(len.div_ceil(BLOCK) as u32);
+        let file = self.bits_file.lock().unwrap_or_else(PoisonError::into_inner);
+        self.bits.set(block..end);
+        self.dirty.store(true, Ordering::Release);
+        let (offset, bytes) = self.bits.bytes(block..end);
+        // The bits in memory are right whether or not the file takes them: after a restart the
+        // blocks would be fetched again, no more.
+        file.write_all_at(&bytes, HEADER as u64 + offset)
+    }
+
+    /// Takes a checkpoint if anything changed since the last one. Blocks for a disk flush.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        let _one = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.checkpoint_now()
+            .inspect_err(|_| self.dirty.store(true, Ordering::Release))
+    }
+
+    fn checkpoint_now(&self) -> Result<()> {
+        let pages: Vec<(u32, Vec<u8>)> = self
+            .bits
+            .used_pages()
+            .map(|number| (number, self.bits.page(number)))
+            .collect();
+        self.data.sync_data().at("flush", &self.path)?;
+        let mut bytes = header(DURABLE_MAGIC, &self.identity, self.boot);
+        for (number, page) in pages {
+            bytes.extend_from_slice(&number.to_le_bytes());
+            bytes.extend_from_slice(&page);
+        }
+        let sum = blake3::hash(&bytes);
+        bytes.extend_from_slice(sum.as_bytes());
+        replace_file(&self.path.with_extension("durable"), &bytes)
+    }
+
+    /// Gives blocks up: they must be fetched again. Their space goes back to the disk.
+    pub(crate) fn give_up(&self, range: Range<u32>) -> Result<()> {
+        let _one = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let file = self.bits_file.lock().unwrap_or_else(PoisonError::into_inner);
+            self.bits.clear(range.clone());
+            let (offset, bytes) = self.bits.bytes(range.clone());
+            file.write_all_at(&bytes, HEADER as u64 + offset)
+                .at("write", &self.path)?;
+        }
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.checkpoint_now()?;
+        let offset = u64::from(range.start) * BLOCK as u64;
+        let len = u64::from(range.end.saturating_sub(range.start)) * BLOCK as u64;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.data, flags, offset, len) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => Err(error).at("punch a hole in", &self.path),
+        }
+    }
+}
+
+/// Blocks that a run of bytes touches.
+pub(crate) fn blocks_of(offset: u64, len: usize) -> Range<u32> {
+    let end = offset.saturating_add(len as u64).div_ceil(BLOCK as u64);
+    let clamp = |block: u64| u32::try_from(block).unwrap_or(u32::MAX);
+    clamp(offset / BLOCK as u64)..clamp(end)
+}
+
+/// Loads the bits of this boot; `false` if the file has none.
+fn load_bits(path: &Path, pack: &Identity, boot: BootId, bits: &Bitmap) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut found = [0; 64];
+    let expected = header(BITS_MAGIC, pack, boot);
+    if file.read_exact_at(&mut found, 0).is_err() || found[..] != expected[..] {
+        return Ok(false);
+    }
+    let mut page = vec![0; PAGE_BYTES];
+    let mut at = HEADER as u64;
+    // Holes are skipped: a pack's map is as sparse as the pack.
+    while let Ok(data) = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at)) {
+        let number = (data - HEADER as u64) / PAGE_BYTES as u64;
+        if number >= u64::from(bits.page_count()) {
+            break;
+        }
+        at = HEADER as u64 + number * PAGE_BYTES as u64;
+        let len = read_up_to(&file, &mut page, at)?;
+        bits.load_page(number as u32, &page[..len]);
+        at += PAGE_BYTES as u64;
+    }
+    Ok(true)
+}
+
+fn read_up_to(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}
+
+/// Loads the last checkpoint; a missing or damaged one means that nothing is known.
+fn load_durable(path: &Path, pack: &Identity, bits: &Bitmap) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(mut file) => file.read_to_end(&mut bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let Some((body, sum)) = bytes.split_last_chunk::<32>() else {
+        return Ok(());
+    };
+    let identity = header(DURABLE_MAGIC, pack, BootId([0; 16]));
+    let matches = body.len() >= 64 && body[..48] == identity[..48];
+    if !matches || blake3::hash(body).as_bytes() != sum {
+        return Ok(());
+    }
+    for record in body[64..].chunks_exact(4 + PAGE_BYTES) {
+        let (number, page) = record.split_at(4);
+        let number = u32::from_le_bytes(number.try_into().unwrap_or_default());
+        bits.load_page(number, page);
+    }
+    Ok(())
+}
+
+/// Starts the bits file of this boot. No flush: it is believed in this boot only.
+fn start_bits(path: &Path, pack: &Identity, boot: BootId, bits: &Bitmap) -> io::Result<()> {
+    let new = path.with_extension("bits-new");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&new)?;
+    file.write_all_at(&header(BITS_MAGIC, pack, boot), 0)?;
+    for number in bits.used_pages() {
+        let at = HEADER as u64 + u64::from(number) * PAGE_BYTES as u64;
+        file.write_all_at(&bits.page(number), at)?;
+    }
+    std::fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const BOOT: BootId = BootId([1; 16]);
+    const NEXT_BOOT: BootId = BootId([2; 16]);
+
+    fn identity() -> Identity {
+        Identity {
+            number: 7,
+            blob: Digest([9; 32]),
+            blocks: 100_000,
+        }
+    }
+
+    fn open(dir: &Path, boot: BootId) -> Pack {
+        Pack::open(dir, identity(), boot).unwrap()
+    }
+
+    #[test]
+    fn a_killed_process_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let pack = open(dir.path(), BOOT);
+        pack.store(40_000, &[5; 8192]).unwrap();
+        drop(pack);
+        let pack = open(dir.path(), BOOT);
+        let mut buf = [0; 8192];
+        assert!(pack.read(40_000 * 4096, &mut buf).unwrap());
+        assert_eq!(buf, [5; 8192]);
+        assert!(!pack.read(39_999 * 4096, &mut buf).unwrap());
+    }
+
+    #[test]
+    fn another_boot_believes_the_checkpoint_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let pack = open(dir.path(), BOOT);
+        pack.store(3, &[5; 4096]).unwrap();
+        pack.checkpoint().unwrap();
+        pack.store(4, &[6; 4096]).unwrap();
+        drop(pack);
+        let pack = open(dir.path(), NEXT_BOOT);
+        assert!(pack.bits().all(3..4));
+        assert!(!pack.bits().all(4..5));
+        pack.store(5, &[7; 4096]).unwrap();
+        drop(pack);
+        let pack = open(dir.path(), NEXT_BOOT);
+        assert_eq!(pack.bits().count(0..100_000), 2);
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_or_another_packs_files_mean_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let pack = open(dir.path(), BOOT);
+        pack.store(3, &[5; 4096]).unwrap();
+        pack.checkpoint().unwrap();
+        drop(pack);
+        let path = dir.path().join("7.durable");
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            if (70..4150).contains(&at) && at % 97 != 0 {
+                continue;
+            }
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(&path, &bad).unwrap();
+            let pack = open(dir.path(), NEXT_BOOT);
+            assert_eq!(pack.bits().count(0..100_000), 0, "byte {at}");
+            drop(pack);
+            std::fs::remove_file(dir.path().join("7.bits")).unwrap();
+        }
+        std::fs::write(&path, &good).unwrap();
+        let other = Identity {
+            blob: Digest([8; 32]),
+            ..identity()
+        };
+        let pack = Pack::open(dir.path(), other, NEXT_BOOT).unwrap();
+        assert_eq!(pack.bits().count(0..100_000), 0);
+    }
+
+    #[test]
+    fn what_is_given_up_is_gone_after_every_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let pack = open(dir.path(), BOOT);
+        pack.store(10, &[5; 4096 * 4]).unwrap();
+        pack.checkpoint().unwrap();
+        pack.give_up(11..13).unwrap();
+        let mut buf = [1; 4096];
+        pack.read_unverified(11 * 4096, &mut buf).unwrap();
+        assert_eq!(buf, [0; 4096]);
+        drop(pack);
+        for boot in [BOOT, NEXT_BOOT] {
+            let pack = open(dir.path(), boot);
+            assert!(pack.bits().all(10..11) && pack.bits().all(13..14));
+            assert_eq!(pack.bits().count(11..13), 0);
+        }
+    }
+
+    #[test]
+    fn copies_between_packs() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = open(dir.path(), BOOT);
+        from.store(1, &[5; 8192]).unwrap();
+        let to = Pack::open(
+            dir.path(),
+            Identity {
+                number: 8,
+                ..identity()
+            },
+            BOOT,
+        )
+        .unwrap();
+        to.store_from(50, &from, 1, &[5; 8192]).unwrap();
+        let mut buf = [0; 8192];
+        assert!(to.read(50 * 4096, &mut buf).unwrap());
+        assert_eq!(buf, [5; 8192]);
+    }
+}
