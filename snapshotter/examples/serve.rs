@@ -10,7 +10,6 @@ use lacewing_snapshotter::{
     LayerRequest, Layers, MountError, Offer, Options, ShownLayer, Snapshotter, Usage,
 };
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 
 /// Nothing is ever lazy.
 struct NoLayers;
@@ -55,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if Path::new(address).exists() {
         std::fs::remove_file(address)?;
     }
-    let socket = UnixListenerStream::new(UnixListener::bind(address)?);
+    let socket = lacewing_snapshotter::connections(UnixListener::bind(address)?);
     tonic::transport::Server::builder()
         .add_service(lacewing_snapshotter::service(snapshotter))
         .serve_with_incoming(socket)

@@ -22,6 +22,7 @@
 //! Invariant: a layer is released only when no snapshot uses it and no offer of it is under way.
 //! Invariant: calls may come without a namespace, and keys are never taken apart.
 
+mod connection;
 mod dirs;
 mod error;
 mod filter;
@@ -39,6 +40,7 @@ mod snapshot;
 mod snapshotter;
 mod usage;
 
+pub use connection::{Connection, connections};
 pub use error::Error;
 pub use layer_ref::{
     CHAIN_ID_LABEL, IMAGE_LABEL, IMAGE_LAYERS_LABEL, LAYER_LABEL, LayerRef, LayerRefError, MANIFEST_LABEL,
