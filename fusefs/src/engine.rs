@@ -487,6 +487,21 @@ impl Engine {
         self.all().iter().map(|layer| self.status_of(layer)).collect()
     }
 
+    /// One layer.
+    pub fn layer_status(&self, layer: LayerId) -> Option<LayerStatus> {
+        self.get(layer).ok().map(|layer| self.status_of(&layer))
+    }
+
+    /// The data blobs that a layer's index points to; none for an unknown layer. Callers keep beside each blob
+    /// where it can be read.
+    pub fn blobs(&self, layer: LayerId) -> Vec<Digest> {
+        let Ok(layer) = self.get(layer) else {
+            return Vec::new();
+        };
+        let parts = layer.parts.iter();
+        parts.map(|part| part.volume.pack.identity().blob).collect()
+    }
+
     fn status_of(&self, layer: &Layer) -> LayerStatus {
         let (present, total) = layer.present();
         let mounts = [false, true]
