@@ -16,16 +16,34 @@
 //! Invariant: a secret is sent only to the host it belongs to, or to the token server which that host names; it never
 //! appears in an error, a log line or a `Debug` text.
 
+mod archive;
+mod auth;
+mod challenge;
 mod client;
 mod credentials;
+mod docker_config;
+mod endpoint;
 mod error;
+mod fault;
+mod files;
+mod hosts;
+mod layout;
+mod layout_index;
 pub mod limits;
+mod manifest_kind;
+mod range;
 mod reference;
+mod registry;
+mod retry;
 mod store;
+mod transport;
+mod upload;
+mod verify;
 
 pub use client::{Client, Options, install_crypto_provider};
 pub use credentials::{Credential, Credentials, Secret};
 pub use error::Error;
 pub use oci_spec::image::{Descriptor, MediaType};
 pub use reference::{Reference, RegistryRef};
-pub use store::{Access, Blob, Store, describe, digest_of};
+pub use store::{Access, Blob, Store};
+pub use verify::{describe, digest_of};

@@ -1,0 +1,656 @@
+//! Reading a repository: manifests, whole blobs, parts of blobs; by mirrors in order, then the registry itself.
+
+use std::{ops::Range, sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+use lacewing_format::Digest;
+use oci_spec::image::{Descriptor, MediaType};
+use reqwest::{Method, Response, StatusCode, Url, header};
+
+use crate::{
+    Access, Client, Error, RegistryRef,
+    auth::Scope,
+    client::Host,
+    endpoint::Capabilities,
+    fault::Fault,
+    hosts,
+    limits::{MAX_MANIFEST, MAX_READ, PROGRESS},
+    manifest_kind::{self, ACCEPT},
+    range,
+    retry::{Backoff, random},
+    transport::Call,
+    verify::{describe, digest_of},
+};
+
+/// A repository at a registry.
+pub(crate) struct Repository {
+    /// `host/repository`, for errors.
+    pub(crate) place: String,
+    pub(crate) reference: RegistryRef,
+    pub(crate) client: Client,
+    pub(crate) hosts: Vec<Arc<Host>>,
+    pub(crate) scope: Scope,
+}
+
+/// What an operation needs of an endpoint, and what a failure there means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Content named by digest. It is known to exist, so that an endpoint which passes trouble is worth another try
+    /// even if the others have not got it.
+    Content,
+    /// A tag. The last endpoint, the registry itself, has the last word.
+    Tag,
+    /// Writing.
+    Push,
+}
+
+impl Need {
+    fn met_by(self, capabilities: Capabilities) -> bool {
+        match self {
+            Need::Content => capabilities.pull,
+            Need::Tag => capabilities.resolve,
+            Need::Push => capabilities.push,
+        }
+    }
+}
+
+impl Repository {
+    pub(crate) async fn open(
+        client: &Client,
+        reference: &RegistryRef,
+        access: Access,
+    ) -> Result<Repository, Error> {
+        let place = format!("{}/{}", reference.host, reference.repository);
+        let (folder, host) = (client.options().hosts_dir.clone(), reference.host.clone());
+        let found = tokio::task::spawn_blocking(move || hosts::endpoints(folder.as_deref(), &host)).await;
+        let mut endpoints = found.map_err(|error| Error::Invalid {
+            what: place.clone(),
+            reason: error.to_string(),
+        })??;
+        let scope = match access {
+            Access::Read => {
+                endpoints.retain(|e| e.capabilities.pull || e.capabilities.resolve);
+                Scope::pull(&reference.repository)
+            }
+            Access::Write => {
+                // One place to write to, and to read back from: the first that allows it, as containerd chooses.
+                endpoints.retain(|e| e.capabilities.push);
+                endpoints.truncate(1);
+                for endpoint in &mut endpoints {
+                    endpoint.capabilities = Capabilities::ALL;
+                }
+                Scope::push(&reference.repository)
+            }
+        };
+        if endpoints.is_empty() {
+            let reason = match access {
+                Access::Read => "hosts.toml names no endpoint that may be read",
+                Access::Write => "hosts.toml names no endpoint that may be written",
+            };
+            return Err(Error::Invalid {
+                what: place,
+                reason: reason.to_owned(),
+            });
+        }
+        let hosts = endpoints
+            .into_iter()
+            .map(|endpoint| Arc::new(client.host(endpoint)))
+            .collect();
+        Ok(Repository {
+            place,
+            reference: reference.clone(),
+            client: client.clone(),
+            hosts,
+            scope,
+        })
+    }
+
+    pub(crate) fn repository(&self) -> &str {
+        &self.reference.repository
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        let options = self.client.options();
+        Backoff::new(options.first_wait, options.retry_for, Instant::now())
+    }
+
+    /// Tries the endpoints in order, again and again while that may help.
+    pub(crate) async fn attempt<T, F, Fut>(&self, what: &str, need: Need, operation: F) -> Result<T, Error>
+    where
+        F: Fn(Arc<Host>) -> Fut,
+        Fut: Future<Output = Result<T, Fault>>,
+    {
+        let mut backoff = self.backoff();
+        loop {
+            match self.round(need, &operation).await {
+                Ok(value) => return Ok(value),
+                Err(fault) => self.pause(&mut backoff, fault, what).await?,
+            }
+        }
+    }
+
+    /// Tries each endpoint once.
+    async fn round<T, F, Fut>(&self, need: Need, operation: &F) -> Result<T, Fault>
+    where
+        F: Fn(Arc<Host>) -> Fut,
+        Fut: Future<Output = Result<T, Fault>>,
+    {
+        let mut last = Fault::Invalid("hosts.toml names no endpoint that may be asked for it".to_owned());
+        let mut passing = None;
+        for host in self
+            .hosts
+            .iter()
+            .filter(|host| need.met_by(host.wire.endpoint.capabilities))
+        {
+            let outcome = if host.admits() {
+                let outcome = operation(host.clone()).await;
+                host.note(&outcome);
+                outcome
+            } else {
+                let reason = "it failed several times in a row and is left alone for a while".to_owned();
+                Err(Fault::Unavailable {
+                    reason,
+                    retry_after: None,
+                    broken: false,
+                })
+            };
+            match outcome {
+                Ok(value) => return Ok(value),
+                Err(Fault::Local(error)) => return Err(Fault::Local(error)),
+                Err(fault) => {
+                    let host = host.wire.endpoint.authority();
+                    tracing::debug!(place = %self.place, %host, ?fault, "endpoint failed");
+                    if let Fault::Unavailable {
+                        reason,
+                        retry_after,
+                        broken,
+                    } = &fault
+                    {
+                        let (reason, retry_after) = (format!("{host}: {reason}"), *retry_after);
+                        passing = Some(Fault::Unavailable {
+                            reason,
+                            retry_after,
+                            broken: *broken,
+                        });
+                    }
+                    last = fault;
+                }
+            }
+        }
+        match passing {
+            Some(passing) if last.is_passing() || need == Need::Content => Err(passing),
+            _ => Err(last),
+        }
+    }
+
+    /// Waits before the next try, or gives the fault back as the final error.
+    pub(crate) async fn pause(&self, backoff: &mut Backoff, fault: Fault, what: &str) -> Result<(), Error> {
+        let Fault::Unavailable { retry_after, .. } = &fault else {
+            return Err(fault.into_error(&self.place, what));
+        };
+        match backoff.next(Instant::now(), *retry_after, random()) {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => return Err(fault.into_error(&self.place, what)),
+        }
+        Ok(())
+    }
+
+    /// Finds what a tag or digest names.
+    pub(crate) async fn resolve(&self, identifier: &str) -> Result<Descriptor, Error> {
+        let digest: Option<Digest> = identifier.parse().ok();
+        let need = if digest.is_some() {
+            Need::Content
+        } else {
+            Need::Tag
+        };
+        self.attempt(identifier, need, |host| self.resolve_at(host, identifier, digest))
+            .await
+    }
+
+    async fn resolve_at(
+        &self,
+        host: Arc<Host>,
+        identifier: &str,
+        digest: Option<Digest>,
+    ) -> Result<Descriptor, Fault> {
+        let url = host
+            .wire
+            .endpoint
+            .url(self.repository(), &format!("manifests/{identifier}"));
+        let head = Call::new(Method::HEAD, url.clone()).header(header::ACCEPT, ACCEPT);
+        let response = host.request(&head, &self.scope).await?;
+        if response.status().is_success() {
+            if let Some(found) = described_by_headers(&response, digest)? {
+                return Ok(found);
+            }
+        } else {
+            match host.wire.refusal(response).await {
+                // A server that does not know HEAD may still know GET.
+                Fault::Invalid(_) => {}
+                fault => return Err(fault),
+            }
+        }
+        let (bytes, content_type, told) = self.get_manifest(&host, url, MAX_MANIFEST).await?;
+        let actual = Digest::of(&bytes);
+        if let Some(expected) = digest.or(told).filter(|expected| *expected != actual) {
+            return Err(Fault::Corrupt(format!("its digest is {actual}, not {expected}")));
+        }
+        let media_type = manifest_kind::of(content_type.as_deref(), &bytes).map_err(Fault::Invalid)?;
+        Ok(describe(media_type, &actual, bytes.len() as u64))
+    }
+
+    /// Body, `Content-Type` and `Docker-Content-Digest` of a manifest.
+    async fn get_manifest(
+        &self,
+        host: &Host,
+        url: Url,
+        limit: u64,
+    ) -> Result<(Bytes, Option<String>, Option<Digest>), Fault> {
+        let call = Call::new(Method::GET, url).header(header::ACCEPT, ACCEPT);
+        let mut response = host.request(&call, &self.scope).await?;
+        if !response.status().is_success() {
+            return Err(host.wire.refusal(response).await);
+        }
+        let content_type = text_header(&response, "content-type");
+        let told = text_header(&response, "docker-content-digest").and_then(|value| value.parse().ok());
+        Ok((host.wire.body(&mut response, limit).await?, content_type, told))
+    }
+
+    /// Reads a manifest, verified.
+    pub(crate) async fn manifest(&self, descriptor: &Descriptor) -> Result<Bytes, Error> {
+        let digest = digest_of(descriptor)?;
+        let size = descriptor.size();
+        let what = digest.to_string();
+        let read = |host: Arc<Host>| {
+            let url = host
+                .wire
+                .endpoint
+                .url(self.repository(), &format!("manifests/{digest}"));
+            async move {
+                let (bytes, _, _) = self.get_manifest(&host, url, size).await?;
+                if bytes.len() as u64 != size {
+                    return Err(Fault::Corrupt(format!(
+                        "it has {} bytes, not {size}",
+                        bytes.len()
+                    )));
+                }
+                let actual = Digest::of(&bytes);
+                if actual != digest {
+                    return Err(Fault::Corrupt(format!("its digest is {actual}")));
+                }
+                Ok(bytes)
+            }
+        };
+        self.attempt(&what, Need::Content, read).await
+    }
+
+    /// Reads part of a blob. Endpoints whose bytes `check` refuses are not asked again.
+    pub(crate) async fn read_at(
+        &self,
+        digest: &Digest,
+        range: Range<u64>,
+        check: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+    ) -> Result<Bytes, Error> {
+        let what = format!("{digest}[{}..{}]", range.start, range.end);
+        let length = range.end.saturating_sub(range.start);
+        if length > MAX_READ {
+            return Err(Error::Invalid {
+                what,
+                reason: format!("more than {MAX_READ} bytes at once"),
+            });
+        }
+        let (mut givers, mut avoided) = (Vec::new(), Vec::new());
+        loop {
+            let bytes = self
+                .read_part(digest, &range, &what, &avoided, &mut givers)
+                .await?;
+            if check(&bytes) {
+                return Ok(bytes);
+            }
+            for giver in givers.drain(..) {
+                let host: &Arc<Host> = &giver;
+                tracing::warn!(host = %host.wire.endpoint.authority(), %what, "wrong bytes from a registry host");
+                avoided.push(giver);
+            }
+        }
+    }
+
+    /// Reads a range by as many answers as it takes, and tells who gave them.
+    async fn read_part(
+        &self,
+        digest: &Digest,
+        range: &Range<u64>,
+        what: &str,
+        avoided: &[Arc<Host>],
+        givers: &mut Vec<Arc<Host>>,
+    ) -> Result<Bytes, Error> {
+        let mut backoff = self.backoff();
+        let mut whole = BytesMut::new();
+        loop {
+            let missing = range.start + whole.len() as u64..range.end;
+            if missing.is_empty() {
+                return Ok(whole.freeze());
+            }
+            let length = missing.end - missing.start;
+            let read = |host: Arc<Host>| {
+                let (missing, bad) = (missing.clone(), avoided.iter().any(|bad| Arc::ptr_eq(bad, &host)));
+                async move {
+                    if bad {
+                        return Err(Fault::Corrupt(
+                            "its bytes are not what their digests say".to_owned(),
+                        ));
+                    }
+                    Ok((self.read_some(&host, digest, missing).await?, host))
+                }
+            };
+            let fault = match self.round(Need::Content, &read).await {
+                Ok((part, giver)) => {
+                    givers.push(giver);
+                    if whole.is_empty() && part.len() as u64 == length {
+                        return Ok(part);
+                    }
+                    if whole.is_empty() {
+                        whole.reserve(usize::try_from(length).unwrap_or(0));
+                    }
+                    whole.extend_from_slice(&part);
+                    if part.len() as u64 == length {
+                        return Ok(whole.freeze());
+                    }
+                    if part.len() as u64 >= PROGRESS {
+                        backoff.progressed(Instant::now());
+                    }
+                    Fault::broken("answers end early")
+                }
+                Err(fault) => fault,
+            };
+            self.pause(&mut backoff, fault, what).await?;
+        }
+    }
+
+    /// One request's worth of a range: all of it, or what came before the connection broke, if anything.
+    async fn read_some(&self, host: &Arc<Host>, digest: &Digest, range: Range<u64>) -> Result<Bytes, Fault> {
+        let length = range.end - range.start;
+        let mut body = self.open_range(host.clone(), digest, range, Extent::Part).await?;
+        let mut bytes = BytesMut::new();
+        loop {
+            match body.next().await {
+                Ok(Some(part)) if bytes.is_empty() && part.len() as u64 == length => return Ok(part),
+                Ok(Some(part)) => {
+                    if bytes.is_empty() {
+                        bytes.reserve(usize::try_from(length).unwrap_or(0));
+                    }
+                    bytes.extend_from_slice(&part);
+                }
+                Ok(None) => return Ok(bytes.freeze()),
+                Err(fault) if bytes.is_empty() || !fault.is_passing() => return Err(fault),
+                Err(_) => return Ok(bytes.freeze()),
+            }
+        }
+    }
+
+    /// Streams a blob, not verified yet. The first answer is awaited here, so that a missing blob is an error now.
+    pub(crate) async fn blob(
+        self: &Arc<Self>,
+        digest: Digest,
+        size: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let mut download = Download {
+            repository: self.clone(),
+            digest,
+            size,
+            offset: 0,
+            since_progress: 0,
+            body: None,
+            backoff: self.backoff(),
+        };
+        download.open().await?;
+        Ok(stream::try_unfold(download, |mut download| async move {
+            let part = download.next().await?;
+            Ok(part.map(|part| (part, download)))
+        })
+        .boxed())
+    }
+
+    /// Asks for a part of a blob, or for all of it, and checks that the answer is for that part.
+    async fn open_range(
+        &self,
+        host: Arc<Host>,
+        digest: &Digest,
+        wanted: Range<u64>,
+        extent: Extent,
+    ) -> Result<RangeBody, Fault> {
+        let ranged = extent == Extent::Part || wanted.start > 0;
+        let header = ranged.then(|| range::request(wanted.start, Some(wanted.end)));
+        let response = self.get_blob(&host, digest, header.as_deref()).await?;
+        let held = |total: u64| {
+            let wrong = match extent {
+                Extent::Part => total < wanted.end,
+                Extent::Whole => total != wanted.end,
+            };
+            if wrong {
+                Err(Fault::Corrupt(format!(
+                    "it has {total} bytes, not {}",
+                    wanted.end
+                )))
+            } else {
+                Ok(())
+            }
+        };
+        let length = wanted.end - wanted.start;
+        let (skip, left) = match response.status() {
+            StatusCode::OK => {
+                response.content_length().map_or(Ok(()), held)?;
+                (wanted.start, length)
+            }
+            StatusCode::PARTIAL_CONTENT if ranged => {
+                let told = text_header(&response, "content-range");
+                let Some((range, total)) = told.as_deref().and_then(range::parse_content_range) else {
+                    return Err(Fault::Corrupt(
+                        "a partial answer does not say which part it is".to_owned(),
+                    ));
+                };
+                total.map_or(Ok(()), held)?;
+                if range.start != wanted.start || range.end > wanted.end {
+                    let reason = format!(
+                        "bytes {}..{} came for {}..{}",
+                        range.start, range.end, wanted.start, wanted.end
+                    );
+                    return Err(Fault::Corrupt(reason));
+                }
+                (0, range.end - range.start)
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE if ranged => {
+                return Err(Fault::Corrupt(format!("it has fewer than {} bytes", wanted.end)));
+            }
+            _ => return Err(host.wire.refusal(response).await),
+        };
+        let exact = extent == Extent::Whole && response.status() == StatusCode::OK;
+        Ok(RangeBody {
+            host,
+            response,
+            skip,
+            left,
+            exact,
+        })
+    }
+
+    /// Asks the place that the endpoint named last time; where that fails, the endpoint.
+    async fn get_blob(&self, host: &Host, digest: &Digest, range: Option<&str>) -> Result<Response, Fault> {
+        let url = host
+            .wire
+            .endpoint
+            .url(self.repository(), &format!("blobs/{digest}"));
+        let call = |url: Url| {
+            let call = Call::new(Method::GET, url);
+            match range {
+                Some(range) => call.header(header::RANGE, range),
+                None => call,
+            }
+        };
+        if let Some(target) = host.redirect(&url) {
+            match host
+                .wire
+                .exchange(&call(target), None, &host.wire.endpoint.base)
+                .await
+            {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                // An expired signature, mostly; what else it may be shows when the endpoint is asked anew.
+                _ => host.set_redirect(&url, None),
+            }
+        }
+        let response = host.request(&call(url.clone()), &self.scope).await?;
+        if response.status().is_success() && !host.wire.endpoint.owns(response.url()) {
+            host.set_redirect(&url, Some(response.url().clone()));
+        }
+        Ok(response)
+    }
+}
+
+/// Is a request for a blob's whole content, or for some of it?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    Part,
+}
+
+/// The part of an answer's body that was asked for.
+struct RangeBody {
+    host: Arc<Host>,
+    response: Response,
+    /// Bytes to drop first: the server sent the whole blob instead of a part.
+    skip: u64,
+    /// Bytes still to come.
+    left: u64,
+    /// Nothing may follow.
+    exact: bool,
+}
+
+impl RangeBody {
+    async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        loop {
+            if self.left == 0 && !self.exact {
+                return Ok(None);
+            }
+            let Some(mut part) = self.host.wire.part(&mut self.response).await? else {
+                return if self.left == 0 {
+                    Ok(None)
+                } else {
+                    Err(Fault::broken("an answer ends early"))
+                };
+            };
+            let dropped = self.skip.min(part.len() as u64);
+            self.skip -= dropped;
+            let _ = part.split_to(usize::try_from(dropped).unwrap_or(part.len()));
+            if part.is_empty() {
+                continue;
+            }
+            if part.len() as u64 > self.left {
+                if self.exact {
+                    return Err(Fault::Corrupt(
+                        "it has more bytes than its descriptor says".to_owned(),
+                    ));
+                }
+                part.truncate(usize::try_from(self.left).unwrap_or(0));
+            }
+            self.left -= part.len() as u64;
+            return Ok(Some(part));
+        }
+    }
+}
+
+/// A blob on its way, over as many connections as it takes.
+struct Download {
+    repository: Arc<Repository>,
+    digest: Digest,
+    size: u64,
+    /// Bytes handed out.
+    offset: u64,
+    /// Bytes handed out since the retry clock was started.
+    since_progress: u64,
+    body: Option<RangeBody>,
+    backoff: Backoff,
+}
+
+impl Download {
+    async fn open(&mut self) -> Result<(), Error> {
+        let what = self.digest.to_string();
+        let (repository, wanted) = (self.repository.clone(), self.offset..self.size);
+        let open = |host| repository.open_range(host, &self.digest, wanted.clone(), Extent::Whole);
+        loop {
+            match repository.round(Need::Content, &open).await {
+                Ok(body) => {
+                    self.body = Some(body);
+                    return Ok(());
+                }
+                Err(fault) => repository.pause(&mut self.backoff, fault, &what).await?,
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let Some(body) = &mut self.body else {
+                if self.offset == self.size {
+                    return Ok(None);
+                }
+                self.open().await?;
+                continue;
+            };
+            let outcome = body.next().await;
+            let fault = match outcome {
+                Ok(Some(part)) => {
+                    self.offset += part.len() as u64;
+                    self.since_progress += part.len() as u64;
+                    if self.since_progress >= PROGRESS {
+                        self.since_progress = 0;
+                        self.backoff.progressed(Instant::now());
+                    }
+                    return Ok(Some(part));
+                }
+                Ok(None) if self.offset == self.size => return Ok(None),
+                // A partial answer may be shorter than what was asked for.
+                Ok(None) => Fault::broken("answers end early"),
+                Err(fault) => fault,
+            };
+            let outcome: Result<(), Fault> = Err(fault);
+            body.host.note(&outcome);
+            self.body = None;
+            if let Err(fault) = outcome {
+                self.repository
+                    .pause(&mut self.backoff, fault, &self.digest.to_string())
+                    .await?;
+            }
+        }
+    }
+}
+
+/// The descriptor that a HEAD answer's headers tell, if they tell all of it.
+fn described_by_headers(response: &Response, expected: Option<Digest>) -> Result<Option<Descriptor>, Fault> {
+    let digest: Option<Digest> = text_header(response, "docker-content-digest").and_then(|v| v.parse().ok());
+    let length: Option<u64> = text_header(response, "content-length").and_then(|v| v.parse().ok());
+    let media_type = text_header(response, "content-type").and_then(|v| manifest_kind::known(&v));
+    let (Some(digest), Some(length), Some(media_type)) = (digest, length, media_type) else {
+        return Ok(None);
+    };
+    if let Some(expected) = expected.filter(|expected| *expected != digest) {
+        return Err(Fault::Corrupt(format!("its digest is {digest}, not {expected}")));
+    }
+    if length == 0 || length > MAX_MANIFEST {
+        return Ok(None);
+    }
+    Ok(Some(describe(media_type, &digest, length)))
+}
+
+pub(crate) fn text_header(response: &Response, name: &str) -> Option<String> {
+    response
+        .headers()
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned)
+}
+
+/// Is it read and written as a manifest, not as a blob?
+pub(crate) fn is_manifest(media_type: &MediaType) -> bool {
+    manifest_kind::known(media_type.as_ref()).is_some()
+}
