@@ -35,16 +35,22 @@ def client_program() -> Path:
     return program
 
 
+def daemon_config(containerd: Path | None, read_timeout_s: int, background: bool) -> str:
+    """The lab's lines of the daemon's configuration; without `containerd`, nobody's content store is asked."""
+    address = containerd or ""
+    return (f'[containerd]\naddress = "{address}"\n\n'
+            f'[lazy]\nread_timeout_s = {read_timeout_s}\nbackground = {str(background).lower()}\n')
+
+
 class Daemon:
     """`lacewing daemon` with its own root and socket."""
 
-    def __init__(self, folder: Path, config: str = ""):
+    def __init__(self, folder: Path, config: str):
         folder.mkdir(parents=True)
         self.root, self.socket = folder / "root", folder / "sock"
-        command = [lacewing(), "daemon", "--root", self.root, "--address", self.socket]
-        if config:
-            (folder / "config.toml").write_text(config)
-            command += ["--config", folder / "config.toml"]
+        file = folder / "config.toml"
+        file.write_text(config)
+        command = [lacewing(), "daemon", "--root", self.root, "--address", self.socket, "--config", file]
         self.process = Process("lacewing", command, folder / "log", env={"LACEWING_LOG": "debug"})
 
     def start(self) -> None:
@@ -88,6 +94,14 @@ class Daemon:
 
     def status(self) -> dict:
         return json.loads(run(lacewing(), "status", "--json", "--address", self.socket))
+
+    def wait_complete(self, image: str, seconds: float = 120) -> None:
+        """Waits until every byte of an image's lazy layers is here."""
+        def complete() -> bool:
+            layers = [layer for layer in self.status()["layers"] if layer["image"] == image and layer["lazy"]]
+            return bool(layers) and all(layer["bytes_present"] == layer["bytes_total"] for layer in layers)
+
+        wait_until(complete, f"all bytes of {image}", seconds, pause=0.2)
 
     def resident_bytes(self) -> int:
         """Resident memory of supervisor and worker together."""

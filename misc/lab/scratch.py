@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from .nodes import Containerd, Daemon
+from .nodes import Containerd, Daemon, daemon_config
 from .paths import RUNS
 from .process import kill_using, unmount_below
 from .registry import Registry
@@ -36,19 +36,31 @@ class Lab:
         if not os.environ.get("LACEWING_LAB_KEEP"):
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _folder(self, kind: str) -> Path:
+        return self.folder / f"{kind}{len(self.parts)}"
+
     def _added(self, part):
         self.parts.append(part)
         part.start()
         return part
 
     def registry(self) -> Registry:
-        return self._added(Registry(self.folder / f"r{len(self.parts)}"))
+        return self._added(Registry(self._folder("r")))
 
-    def daemon(self, config: str = "") -> Daemon:
-        return self._added(Daemon(self.folder / f"d{len(self.parts)}", config))
+    def containerd(self, generation: int, registry: Registry) -> Containerd:
+        """A containerd that knows only its own snapshotters."""
+        return self._added(Containerd(self._folder("c"), generation, registry, None))
 
-    def containerd(self, generation: int, registry: Registry, daemon: Daemon | None) -> Containerd:
-        return self._added(Containerd(self.folder / f"c{len(self.parts)}", generation, registry, daemon))
+    def daemon(self, read_timeout_s: int = 60, background: bool = True) -> Daemon:
+        """A daemon that no containerd uses."""
+        return self._added(Daemon(self._folder("d"), daemon_config(None, read_timeout_s, background)))
+
+    def node(self, generation: int, registry: Registry, read_timeout_s: int = 60, background: bool = True) -> tuple[Daemon, Containerd]:
+        """A daemon and the containerd that uses it; each knows the other's socket."""
+        folder = self._folder("c")
+        daemon = Daemon(self._folder("d"), daemon_config(folder / "sock", read_timeout_s, background))
+        containerd = Containerd(folder, generation, registry, daemon)
+        return self._added(daemon), self._added(containerd)
 
     def directory(self, name: str) -> Path:
         path = self.folder / name

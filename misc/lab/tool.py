@@ -33,3 +33,14 @@ def export(reference: str, target: Path) -> list[Path]:
     """Writes each layer's EROFS image and the devices it points to, and returns the images."""
     run(lacewing(), "inspect", reference, "--export", target)
     return sorted(target.glob("*.erofs"))
+
+
+def devices_of(image: Path) -> list[Path]:
+    """The plain devices of an exported EROFS image, in the order of its device table (tags name the blobs)."""
+    raw = image.read_bytes()[1024:1024 + 128]
+    count, slot = int.from_bytes(raw[86:88], "little"), int.from_bytes(raw[88:90], "little")
+    with image.open("rb") as file:
+        file.seek(slot * 128)
+        table = file.read(count * 128)
+    tags = [table[at:at + 64].rstrip(b"\0").decode() for at in range(0, len(table), 128)]
+    return [next(image.parent.glob(f"*{tag.removeprefix('sha256:')}*")) for tag in tags]

@@ -39,9 +39,18 @@ def mount(command: str) -> str:
     return words[4]
 
 
+def lower_directories(command: str) -> list[Path]:
+    """The layers' directories in the mount command of a view, bottom first."""
+    words = shlex.split(command)
+    for option in words[-1].split(","):
+        if option.startswith("lowerdir="):
+            return [Path(lower) for lower in reversed(option.removeprefix("lowerdir=").split(":"))]
+    return [Path(words[3])]  # a single layer is bound
+
+
 @contextlib.contextmanager
-def view(node: Containerd, snapshotter: str, chain: str, target: Path, namespace: str = "default"):
-    """The mounted view of a committed snapshot; unmounted and removed at the end."""
+def view_command(node: Containerd, snapshotter: str, chain: str, target: Path, namespace: str = "default"):
+    """A view of a committed snapshot: yields the command that mounts it, removes it at the end."""
     key = f"view-{target.name}"
     target.mkdir(parents=True, exist_ok=True)
 
@@ -58,10 +67,17 @@ def view(node: Containerd, snapshotter: str, chain: str, target: Path, namespace
             if attempt == 4:
                 raise
     try:
-        mount(snapshots("mounts", target, key))
+        yield snapshots("mounts", target, key)
+    finally:
+        snapshots("rm", key)
+
+
+@contextlib.contextmanager
+def view(node: Containerd, snapshotter: str, chain: str, target: Path, namespace: str = "default"):
+    """The mounted view of a committed snapshot; unmounted and removed at the end."""
+    with view_command(node, snapshotter, chain, target, namespace) as command:
+        mount(command)
         try:
             yield target
         finally:
             run("umount", target)
-    finally:
-        snapshots("rm", key)

@@ -31,21 +31,29 @@ Tree = dict[bytes, Entry]
 # overlayfs lists a whiteout inside an opaque directory, and yet there is nothing.
 GHOST = Entry("listed, not there", "", "", 0, 0, 0, "", (), "", b"")
 
+# Nothing about a whiteout counts but that it is one.
+WHITEOUT = Entry("whiteout", "", "", 0, 0, 0, "", (), "", b"")
+
 
 def digest(path: bytes) -> str:
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def xattrs(path: bytes) -> tuple[tuple[str, str], ...]:
+def xattrs(path: bytes, layer: bool) -> tuple[tuple[str, str], ...]:
+    """All xattrs. overlay's own marks are how layers are joined, not what the joined tree holds; opaque is part of a layer."""
     names = sorted(os.listxattr(path, follow_symlinks=False))
-    # overlay's own marks are how layers are joined, not what the joined tree holds
-    seen = (name for name in names if not name.startswith(("trusted.overlay.", "user.overlay.")))
+    seen = [name for name in names if not name.startswith(("trusted.overlay.", "user.overlay."))]
+    if layer:
+        seen += [name for name in names if name == "trusted.overlay.opaque"]
     return tuple((name, os.getxattr(path, name, follow_symlinks=False).hex()) for name in seen)
 
 
-def walk(root: Path, skip: frozenset[bytes] = frozenset(), contents: bool = True) -> Tree:
-    """All entries below a directory, itself included; `skip` names paths (from "/") that are left out with all below."""
+def walk(root: Path, skip: frozenset[bytes] = frozenset(), layer: bool = False) -> Tree:
+    """All entries below a directory, itself included; `skip` names paths (from "/") that are left out with all below.
+
+    `layer`: the directory is a single layer as overlay wants it, with whiteouts and opaque marks.
+    """
     top = os.fsencode(root)
     tree: Tree = {}
     first_paths: dict[tuple[int, int], bytes] = {}
@@ -61,9 +69,12 @@ def walk(root: Path, skip: frozenset[bytes] = frozenset(), contents: bool = True
             tree[path] = GHOST
             continue
         kind = KINDS[stat.S_IFMT(info.st_mode)]
+        if layer and kind == "char device" and info.st_rdev == 0:
+            tree[path] = WHITEOUT
+            continue
         content, size, group = "", 0, b""
         if kind == "file":
-            size, content = info.st_size, digest(real) if contents else ""
+            size, content = info.st_size, digest(real)
         elif kind == "symlink":
             size, content = info.st_size, os.fsdecode(os.readlink(real))
         if kind == "directory":
@@ -73,7 +84,7 @@ def walk(root: Path, skip: frozenset[bytes] = frozenset(), contents: bool = True
             group = first_paths.setdefault((info.st_dev, info.st_ino), path)
         device = f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}" if "device" in kind else ""
         tree[path] = Entry(kind, f"{stat.S_IMODE(info.st_mode):04o}", f"{info.st_uid}:{info.st_gid}", size, info.st_mtime_ns,
-                           info.st_nlink, device, xattrs(real), content, group)
+                           info.st_nlink, device, xattrs(real, layer), content, group)
     return tree
 
 

@@ -2,20 +2,20 @@
 
 import functools
 import time
+from dataclasses import dataclass
 
 from lab import corpus, tool, views, walk
 from lab.containers import CRI, running
 from lab.nodes import Containerd, Daemon
-from lab.registry import Registry
 from lab.scratch import Lab
 
 
+@dataclass(frozen=True)
 class Node:
     """A containerd with its own `lacewing daemon`."""
 
-    def __init__(self, lab: Lab, registry: Registry, generation: int, config: str = ""):
-        self.daemon: Daemon = lab.daemon(config)
-        self.containerd: Containerd = lab.containerd(generation, registry, self.daemon)
+    daemon: Daemon
+    containerd: Containerd
 
 
 class World:
@@ -45,12 +45,16 @@ class World:
 
     @functools.cache
     def node(self, generation: int) -> Node:
-        return Node(self.lab, self.registry, generation)
+        """The shared node of a generation; tests that break things take a `new_node`."""
+        return self.new_node(generation)
+
+    def new_node(self, generation: int, **options) -> Node:
+        return Node(*self.lab.node(generation, self.registry, **options))
 
     @functools.cache
     def plain_node(self, generation: int) -> Containerd:
         """A containerd that has never heard of Lacewing."""
-        return self.lab.containerd(generation, self.registry, None)
+        return self.lab.containerd(generation, self.registry)
 
     def layer_digests(self, name: str) -> set[str]:
         return {layer["digest"] for layer in self.registry.image_manifest(name, "1")["layers"]}

@@ -1,0 +1,89 @@
+"""Clients that say little, several namespaces, and images built on lazy ones."""
+
+import json
+
+from cases import Case
+from lab.oci import CONFIG_TYPE, MANIFEST_TYPE
+from lab.registry import Registry
+
+
+def push_json(world, repository: str, value: dict, media_type: str) -> dict:
+    descriptor = world.layout.put_json(value, media_type)
+    world.registry.push_blob(repository, descriptor["digest"], world.layout.blob_path(descriptor["digest"]))
+    return descriptor
+
+
+def built_from_lazy(world, name: str, repository: str) -> tuple[str, dict]:
+    """Pushes an image FROM a lazy one, as a build tool makes it: the base's layer descriptors as they are, a layer on top."""
+    registry: Registry = world.registry
+    world.lazy(name)
+    manifest = registry.image_manifest(f"lazy/{name}", "1")
+    config = json.loads(registry.blob(f"lazy/{name}", manifest["config"]["digest"]))
+    top = world.layout.layer(lambda tar: tar.add("srv/built", data=b"on a lazy base\n"))
+    config["rootfs"]["diff_ids"].append(top.diff_id)
+    config["history"] = []
+    registry.push_blob(repository, top.digest, world.layout.blob_path(top.digest))
+    for layer in manifest["layers"]:
+        blob = world.layout.blob_path(layer["digest"])
+        registry.push_blob(repository, layer["digest"], blob)
+    manifest["config"] = push_json(world, repository, config, CONFIG_TYPE)
+    manifest["layers"].append(top.descriptor())
+    manifest.pop("annotations", None)
+    raw = json.dumps(manifest).encode()
+    status, _, answer = registry.request("PUT", f"/v2/{repository}/manifests/1", raw, {"Content-Type": MANIFEST_TYPE})
+    assert status == 201, answer
+    return f"{registry.address}/{repository}:1", manifest
+
+
+class Namespaces(Case):
+    def check(self, generation: int) -> None:
+        node, reference = self.world.new_node(generation).containerd, self.world.lazy("redis")
+        for namespace in ("first", "second"):
+            node.pull(reference, "lacewing", namespace)
+            self.assertEqual(self.world.layer_digests("redis") & node.content(namespace), set())
+            self.assertIn("ready", node.run(reference, "lacewing", "ready", *self.world.images["redis"].ready, namespace=namespace))
+        node.ctr("image", "rm", "--sync", reference, namespace="first")
+        self.assertIn("ready", node.run(reference, "lacewing", "again", *self.world.images["redis"].ready, namespace="second"))
+
+    def test_1(self):
+        self.check(1)
+
+    def test_2(self):
+        self.check(2)
+
+
+class BuiltFromLazy(Case):
+    def check(self, generation: int, lazy_base: bool) -> None:
+        reference, manifest = built_from_lazy(self.world, "redis", f"built/{generation}")
+        node = self.world.new_node(generation).containerd
+        node.pull(reference, "lacewing")
+        if lazy_base:
+            base = {layer["digest"] for layer in manifest["layers"][:-1]}
+            self.assertEqual(base & node.content(), set(), "the base's layers were fetched")
+        ready = " ".join(["set -e;", "cat /srv/built;", self.world.images["redis"].ready[-1]])
+        output = node.run(reference, "lacewing", "built", "/bin/sh", "-c", ready)
+        self.assertIn("on a lazy base", output)
+        self.assertIn("ready", output)
+
+    def test_1(self):
+        # The base's annotations name the base's configuration, which this client's content store does not hold.
+        self.check(1, lazy_base=False)
+
+    def test_2(self):
+        self.check(2, lazy_base=True)
+
+
+class Status(Case):
+    """`lacewing status` says for each layer whether it is lazy, and if not, why."""
+
+    def test_reasons(self):
+        node = self.world.new_node(2)
+        node.containerd.pull(self.world.lazy("busybox"), "lacewing")
+        node.containerd.pull(self.world.plain("redis"), "lacewing")
+        layers = node.daemon.status()["layers"]
+        lazy = [layer for layer in layers if layer["lazy"]]
+        ordinary = [layer for layer in layers if not layer["lazy"]]
+        self.assertEqual({layer["image"] for layer in lazy}, {self.world.lazy("busybox")})
+        self.assertEqual(len(ordinary), len(self.world.layer_digests("redis")))
+        for layer in ordinary:
+            self.assertTrue(layer["reason"])

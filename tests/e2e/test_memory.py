@@ -1,0 +1,80 @@
+"""Memory does not grow with images."""
+
+import os
+import random
+import subprocess
+
+from cases import Case
+from lab.containers import CTR, running
+from lab.images import write_busybox
+from lab.oci import PLAIN, Layout
+from lab.paths import lacewing
+from lab.process import run
+
+MIB = 1 << 20
+CONVERT_LIMIT = 300 * MIB
+DAEMON_LIMIT = 60 * MIB
+IMAGES, FILES = 20, 50_000
+
+
+class Noise:
+    """A file of bytes that hardly compress, made as it is read."""
+
+    def __init__(self):
+        self.piece = random.Random(3).randbytes(MIB)
+        self.count = 0
+
+    def read(self, length: int) -> bytes:
+        self.count += 1
+        return self.count.to_bytes(8, "little") + self.piece[8:length]
+
+
+def peak_memory(*command) -> int:
+    """Runs a command and returns its largest resident size in bytes."""
+    child = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, output.decode(errors="replace")[-3000:]
+    return usage.ru_maxrss * 1024
+
+
+class Converter(Case):
+    def test_layer_of_2_gib(self):
+        layout = Layout(self.world.lab.directory("large"))
+        layout.image("large", [layout.layer(lambda tar: tar.add("large", file=Noise(), size=2 << 30), PLAIN)])
+        used = peak_memory(lacewing(), "convert", f"oci:{layout.folder}:large", f"oci:{layout.folder}/out:large")
+        print(f"     convert of a 2 GiB layer: {used / MIB:.0f} MiB resident", flush=True)
+        self.assertLess(used, CONVERT_LIMIT)
+
+
+class ManyImages(Case):
+    def test_daemon(self):
+        layout = Layout(self.world.lab.directory("many"))
+        bottom = layout.layer(write_busybox)
+        node = self.world.new_node(2, background=False)
+        references = []
+        for image in range(IMAGES):
+            def fill(tar, image=image):
+                for n in range(FILES):
+                    tar.add(f"tree-{image}/{n // 500:03}/file-{n:05}", data=b"%d of %d\n" % (n, image))
+            layout.image(f"many-{image}", [bottom, layout.layer(fill)])
+            target = f"{self.world.registry.address}/many/{image}:1"
+            run(lacewing(), "convert", f"oci:{layout.folder}:many-{image}", target)
+            references.append(target)
+        for reference in references:
+            node.containerd.pull(reference, "lacewing")
+        mounted = [layer for layer in node.daemon.status()["layers"] if layer["lazy"]]
+        self.assertGreaterEqual(len(mounted), IMAGES)
+        # A container of each: all of them are mounted. One is walked.
+        names = [f"many-{n}" for n in range(IMAGES)]
+        for name, reference in zip(names, references):
+            node.containerd.start_container(reference, "lacewing", name, "sleep", "100000")
+        with running(node.containerd, CTR, references[7], "lacewing") as container:
+            listed = container.exec("sh", "-c", "find /tree-7 -type f | xargs cat | wc -l")
+            self.assertEqual(int(listed), FILES)
+        used = node.daemon.resident_bytes()
+        print(f"     daemon with {IMAGES} images of {FILES} files: {used / MIB:.0f} MiB resident", flush=True)
+        self.assertLess(used, DAEMON_LIMIT)
+        for name in names:
+            node.containerd.remove_container(name)
