@@ -244,11 +244,7 @@ impl Layers for NodeLayers {
         let (engine, origins) = (Arc::clone(&self.engine), Arc::clone(&self.origins));
         let release = tokio::task::spawn_blocking(move || {
             let id = LayerId(layer);
-            let index = engine
-                .status()
-                .into_iter()
-                .find(|status| status.id == id)
-                .map(|status| status.index);
+            let index = engine.layer_status(id).map(|status| status.index);
             engine.remove(id)?;
             if let Some(index) = index {
                 origins.remove(index);
@@ -266,11 +262,7 @@ impl Layers for NodeLayers {
     }
 
     fn usage(&self, layer: u64) -> Usage {
-        let status = self
-            .engine
-            .status()
-            .into_iter()
-            .find(|status| status.id == LayerId(layer));
+        let status = self.engine.layer_status(LayerId(layer));
         Usage {
             size: status.map_or(0, |status| status.present),
             inodes: 0,

@@ -36,10 +36,10 @@ impl Repositories {
     /// # Errors
     /// A configuration of the host that cannot be used.
     pub(crate) async fn store(&self, place: &Place) -> Result<Store, Error> {
-        if let Some((store, since)) = self.open().get(place) {
-            if since.elapsed() < STORE_AGE {
-                return Ok(store.clone());
-            }
+        if let Some((store, since)) = self.open().get(place)
+            && since.elapsed() < STORE_AGE
+        {
+            return Ok(store.clone());
         }
         let reference = Reference::Registry(RegistryRef {
             host: place.host.clone(),
