@@ -126,9 +126,9 @@ impl Worker {
                         .map_or(0, |frame| frame.stored_len() as usize);
                     let stored = bytes.get(stored_at..stored_at + len).unwrap_or(&[]);
                     stored_at += len;
-                    self.from_stored(&job, &view, frame, stored)
+                    self.decode(&job, &view, frame, stored)
                 }
-                From::Places => self.from_places(&job, &view, frame),
+                From::Places => self.gather(&job, &view, frame),
             };
             if !done {
                 left.push(position);
@@ -142,7 +142,7 @@ impl Worker {
     }
 
     /// Decodes and verifies a frame; `false` if its bytes are not what the index says.
-    fn from_stored(&mut self, job: &Job, view: &Index<'_>, frame: usize, stored: &[u8]) -> bool {
+    fn decode(&mut self, job: &Job, view: &Index<'_>, frame: usize, stored: &[u8]) -> bool {
         let len = view.frame_plain_len(frame).min(MAX_FRAME_PLAIN) as usize;
         let plain = match view.frames().get(frame).and_then(|frame| frame.codec()) {
             Some(Codec::Raw) => stored,
@@ -170,7 +170,7 @@ impl Worker {
     }
 
     /// Puts a frame together from chunks that other packs hold; `false` if one is not to be found.
-    fn from_places(&mut self, job: &Job, view: &Index<'_>, frame: usize) -> bool {
+    fn gather(&mut self, job: &Job, view: &Index<'_>, frame: usize) -> bool {
         let len = view.frame_plain_len(frame).min(MAX_FRAME_PLAIN) as usize;
         self.plain.clear();
         self.plain.resize(len, 0);

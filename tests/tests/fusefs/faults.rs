@@ -1,0 +1,116 @@
+//! Sources that fail, lie or hang: errors in time, never wrong bytes, and all is well afterwards.
+
+use std::time::{Duration, Instant};
+
+use crate::image::{Cut, Layer, layer, mixed, noise};
+use crate::node::{Node, node, quiet, read_at, verify};
+use crate::source::Mood;
+
+fn one_file(seed: u64) -> Layer {
+    layer(vec![("file".into(), noise(seed, 600_000))], Cut::default())
+}
+
+fn fails(node: &Node, layer: &Layer, mood: Mood) -> Duration {
+    let path = node.show(layer).join("file");
+    node.source.set(mood);
+    let start = Instant::now();
+    let error = read_at(&path, 0, 4096).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{mood:?}: {error}");
+    let took = start.elapsed();
+    node.source.set(Mood::Good);
+    assert_eq!(read_at(&path, 0, 4096).unwrap(), layer.files[0].1[..4096], "after {mood:?}");
+    verify(path.parent().unwrap(), layer);
+    took
+}
+
+#[test]
+fn a_dead_source_is_an_error_in_time_and_forgotten_afterwards() {
+    let Some(node) = node(quiet) else { return };
+    for (seed, mood) in [(1, Mood::Unavailable), (2, Mood::Stalled)] {
+        let took = fails(&node, &one_file(seed), mood);
+        assert!(took >= Duration::from_millis(1900) && took < Duration::from_secs(5), "{mood:?}: {took:?}");
+    }
+}
+
+#[test]
+fn a_source_that_refuses_is_an_error_at_once() {
+    let Some(node) = node(quiet) else { return };
+    for (seed, mood) in [(1, Mood::Missing), (2, Mood::Forbidden)] {
+        let took = fails(&node, &one_file(seed), mood);
+        assert!(took < Duration::from_millis(1500), "{mood:?}: {took:?}");
+    }
+}
+
+#[test]
+fn a_source_that_lies_is_an_error_and_nothing_is_kept() {
+    let Some(node) = node(quiet) else { return };
+    for (seed, mood) in [(1, Mood::Corrupt), (2, Mood::Short)] {
+        fails(&node, &one_file(seed), mood);
+    }
+}
+
+#[test]
+fn a_source_that_lies_now_and_then_is_asked_again() {
+    let Some(node) = node(quiet) else { return };
+    node.source.set(Mood::SometimesCorrupt);
+    let layer = mixed(3, 100, 1);
+    verify(&node.show(&layer), &layer);
+    assert!(node.engine().counters().corrupt > 0);
+}
+
+#[test]
+fn a_killed_reader_dies_at_once_and_others_read_on() {
+    let Some(node) = node(|options| {
+        quiet(options);
+        options.read_timeout = Duration::from_secs(20);
+    }) else {
+        return;
+    };
+    let layer = one_file(4);
+    let path = node.show(&layer).join("file");
+    node.source.set(Mood::Stalled);
+    let mut reader = std::process::Command::new("cat").arg(&path).stdout(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    node.source.set(Mood::Good);
+    verify(path.parent().unwrap(), &layer);
+}
+
+#[test]
+fn a_signal_is_no_error() {
+    let Some(node) = node(|options| {
+        quiet(options);
+        options.read_timeout = Duration::from_secs(20);
+    }) else {
+        return;
+    };
+    let layer = one_file(5);
+    let path = node.show(&layer).join("file");
+    node.source.delay(Duration::from_millis(1500));
+    let reader = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(format!("trap : USR1; (sleep 0.3; kill -USR1 $$)& exec 3<{}; head -c 4096 <&3 | md5sum", path.display()))
+        .output()
+        .unwrap();
+    assert!(reader.status.success(), "{reader:?}");
+}
+
+#[test]
+fn an_index_that_is_damaged_anywhere_is_refused_or_harmless() {
+    let Some(node) = node(quiet) else { return };
+    let good = one_file(6);
+    for at in (0..good.index.len()).step_by(7) {
+        let mut bad = good.index.clone();
+        bad[at] ^= 0x10;
+        let digest = lacewing_format::Digest::of(&bad);
+        assert!(node.engine().add_layer(&bad, digest).is_err(), "byte {at}");
+    }
+    for len in [0, 1, good.index.len() / 2, good.index.len() - 1] {
+        let bad = &good.index[..len];
+        assert!(node.engine().add_layer(bad, lacewing_format::Digest::of(bad)).is_err(), "length {len}");
+    }
+    assert!(node.engine().status().is_empty());
+}

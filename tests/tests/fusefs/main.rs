@@ -1,0 +1,10 @@
+//! Layers on a real kernel: FUSE, EROFS, fetches, faults. Needs root; says so and passes without.
+
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+mod faults;
+mod image;
+mod node;
+mod reading;
+mod source;
+mod takeover;

@@ -1,0 +1,128 @@
+//! A node: an engine with its store, its connection and its source.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lacewing_fusefs::{Connection, Engine, LayerId, Options, Serving, mount_data};
+
+use crate::image::Layer;
+use crate::source::Memory;
+
+/// One node below a temporary directory. Unmounts everything in the end.
+pub(crate) struct Node {
+    pub(crate) engine: Option<Engine>,
+    pub(crate) serving: Option<Serving>,
+    pub(crate) connection: Connection,
+    pub(crate) source: Memory,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) root: tempfile::TempDir,
+}
+
+/// Starts a node, or says why this machine cannot.
+pub(crate) fn node(change: impl Fn(&mut Options)) -> Option<Node> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: not root");
+        return None;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let source = Memory::new();
+    let connection = mount_data(&Engine::data_dir(root.path())).unwrap();
+    let mut node = Node { engine: None, serving: None, connection, source, runtime, root };
+    node.start(change);
+    if let Some(Err(reason)) = &node.engine().features().erofs_file {
+        eprintln!("skipped: {reason}");
+        return None;
+    }
+    Some(node)
+}
+
+/// Options of most tests: short patience, no background work.
+pub(crate) fn quiet(options: &mut Options) {
+    options.read_timeout = Duration::from_secs(2);
+    options.background = false;
+}
+
+impl Node {
+    pub(crate) fn start(&mut self, change: impl Fn(&mut Options)) {
+        let mut options =
+            Options::new(self.root.path(), Arc::new(self.source.clone()), self.runtime.handle().clone());
+        change(&mut options);
+        let engine = Engine::open(options).unwrap();
+        self.serving = Some(engine.serve(self.connection.try_clone().unwrap()).unwrap());
+        self.engine = Some(engine);
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.serving.take().unwrap().stop();
+        self.engine = None;
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        self.engine.as_ref().unwrap()
+    }
+
+    /// Takes a layer in, with its blob at the source.
+    pub(crate) fn add(&self, layer: &Layer) -> LayerId {
+        self.source.put(layer.blob_digest, layer.blob.clone());
+        self.engine().add_layer(&layer.index, layer.digest).unwrap()
+    }
+
+    /// Takes a layer in and shows it.
+    pub(crate) fn show(&self, layer: &Layer) -> PathBuf {
+        let id = self.add(layer);
+        self.engine().show(id).unwrap().path
+    }
+
+    /// Waits until all bytes of a layer are here.
+    pub(crate) fn complete(&self, id: LayerId) {
+        self.engine().complete(id).unwrap();
+        wait_for("the layer to be complete", || {
+            self.engine().status().iter().any(|status| status.id == id && status.complete)
+        });
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(engine) = &self.engine {
+            for status in engine.status() {
+                let _ = engine.remove(status.id);
+            }
+        }
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        if let Ok(entries) = std::fs::read_dir(self.root.path().join("l")) {
+            for entry in entries.flatten() {
+                let _ = rustix::mount::unmount(entry.path(), flags);
+            }
+        }
+        let _ = rustix::mount::unmount(Engine::data_dir(self.root.path()), flags);
+    }
+}
+
+/// Waits until something is so, at most half a minute.
+pub(crate) fn wait_for(what: &str, so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < Duration::from_secs(30), "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Reads every file of a layer and compares.
+pub(crate) fn verify(path: &Path, layer: &Layer) {
+    for (name, expected) in &layer.files {
+        let found = std::fs::read(path.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(found == *expected, "{name} has other bytes");
+    }
+}
+
+/// Reads a part of a file.
+pub(crate) fn read_at(path: &Path, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    File::open(path)?.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes)
+}
