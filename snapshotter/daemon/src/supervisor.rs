@@ -82,8 +82,7 @@ fn load(args: &cli::DaemonArgs) -> Result<Config> {
     Ok(Config::load(args.config.as_deref(), overrides)?)
 }
 
-/// Signals arrive through a descriptor, in the same wait as everything else. Workers start with an empty mask: the
-/// standard library resets it before exec.
+/// Signals arrive through a descriptor, in the same wait as everything else. Workers inherit the mask and reset it.
 fn block_signals() -> Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {

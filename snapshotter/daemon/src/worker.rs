@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use lacewing_fusefs::{Connection, Engine, Serving};
 use lacewing_snapshotter::Snapshotter;
+use nix::sys::signal::SigSet;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -42,6 +43,8 @@ const BLOCKING_THREADS: usize = 32;
 /// # Errors
 /// Whatever keeps it from serving; the supervisor starts the next one.
 pub(crate) fn run(args: &WorkerArgs) -> Result<()> {
+    // The supervisor blocks its signals, and a mask is inherited. Before any thread is there to inherit it further.
+    SigSet::empty().thread_set_mask().context("unblocking signals")?;
     let config: Config = serde_json::from_str(&args.config).context("the supervisor's configuration")?;
     let link = std::io::stdin()
         .as_fd()
