@@ -181,7 +181,7 @@ mod tests {
         let tags = ["latest", "v2", "v9", "v10", "v10-debug", "1.0"].map(str::to_owned);
         assert_eq!(
             alike(&tags, "v11"),
-            ["v10-debug", "v10", "v9", "v2", "latest", "1.0"]
+            ["v10-debug", "v10", "v9", "v2", "1.0", "latest"]
         );
     }
 }

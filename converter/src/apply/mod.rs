@@ -499,3 +499,6 @@ fn compact(tree: Tree) -> Tree {
     }
     Tree { inodes }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 //! of it decides what a layer means, and differs between readers. This one follows Go's `archive/tar` (Go 1.19 to 1.25
 //! agree on all that is done here), apart from bounds of its own ([`crate::limits`]).
 
+#[cfg(test)]
+pub(crate) mod build;
 mod header;
 mod pax;
 mod reader;
