@@ -27,6 +27,8 @@ pub mod annotation;
 mod digest;
 mod erofs;
 mod error;
+#[cfg(test)]
+mod golden;
 pub mod limits;
 pub mod media_type;
 pub mod reader;

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::digest::{ChunkId, Digest};
+use crate::erofs;
+use crate::limits::BLOCK;
 use crate::tables::{Chunk, Codec, Device, Frame, Tables};
+use crate::trailer;
 use crate::tree::{
     Body, Extent, FileBody, Inode, InodeId, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK,
     Time, Tree,
@@ -201,4 +204,58 @@ fn add_directories(tree: &mut Tree) {
     for name in ["!", "-", ".\u{1}", "...", ".a", "/".replace('/', "0").as_str()] {
         add(tree, dots, name.as_bytes(), dir());
     }
+}
+
+/// Makes both checksums right again after a change, so that a reader looks further.
+pub(crate) fn reseal(index: &mut [u8]) {
+    if index.len() < BLOCK + trailer::TRAILER_LEN {
+        return;
+    }
+    let crc = erofs::super_checksum(&index[..BLOCK]);
+    index[erofs::SUPER_OFFSET + 4..][..4].copy_from_slice(&crc.to_le_bytes());
+    let sum = trailer::checksum(index);
+    let at = index.len() - trailer::TAIL_LEN - sum.len();
+    index[at..][..sum.len()].copy_from_slice(&sum);
+}
+
+/// A tree with one inode of most kinds, small enough for tests that change each byte of its index.
+pub(crate) fn small_tree() -> Tree {
+    let mut tree = empty_tree();
+    let dir = add(
+        &mut tree,
+        ROOT,
+        b"dir",
+        inode(S_IFDIR | 0o755, Body::Dir(BTreeMap::new())),
+    );
+    add(
+        &mut tree,
+        dir,
+        b"sub",
+        inode(S_IFDIR | 0o755, Body::Dir(BTreeMap::new())),
+    );
+    let mut shared = inode(S_IFREG | 0o644, file(5, 12, vec![data(0, 0)]));
+    shared.xattrs = vec![xattr("trusted.x", b"1"), xattr("user.note", b"shared by two")];
+    let shared = add(&mut tree, dir, b"file", shared);
+    link(&mut tree, ROOT, b"again", shared);
+    let mut big = inode(
+        S_IFREG | 0o644,
+        file((1 << 20) + 100, 20, vec![data(1, 700), data(0, 8)]),
+    );
+    big.mtime = Time { secs: 5, nanos: 7 };
+    big.xattrs = vec![xattr("user.note", b"shared by two"), xattr("user.other", b"")];
+    add(&mut tree, dir, b"big", big);
+    add(
+        &mut tree,
+        ROOT,
+        b"link",
+        inode(S_IFLNK | 0o777, Body::Symlink(b"target".to_vec())),
+    );
+    add(
+        &mut tree,
+        ROOT,
+        b"null",
+        inode(S_IFCHR | 0o666, Body::Device { major: 1, minor: 3 }),
+    );
+    add(&mut tree, ROOT, b"fifo", inode(S_IFIFO | 0o644, Body::Fifo));
+    tree
 }
