@@ -25,6 +25,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause between two tries: a registry that comes back is noticed within it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Longest time for the first try of a request, after which it is made anew: a connection that
+/// hangs must not use up the time a reader has. Doubles with each try, for links that are slow.
+const FIRST_LIMIT: Duration = Duration::from_secs(5);
+
+/// Bound from below on the time for a try, where readers have very little time.
+const SHORTEST_LIMIT: Duration = Duration::from_millis(500);
+
 /// How often a request under way is checked for whether anybody still waits for it.
 const CHECK: Duration = Duration::from_millis(250);
 
@@ -94,9 +101,10 @@ async fn decode(
 async fn from_source(shared: &Arc<Shared>, run: &Arc<Run<Target>>, frames: Range<usize>) {
     let mut todo = vec![frames];
     let mut pause = FIRST_PAUSE;
+    let mut limit = FIRST_LIMIT.min(shared.read_timeout / 4).max(SHORTEST_LIMIT);
     let mut corrupt = 0;
     while let Some(group) = todo.pop() {
-        let error = match attempt(shared, run, group.clone()).await {
+        let error = match attempt(shared, run, group.clone(), limit).await {
             Ok(bytes) => {
                 let left = decode(shared, run, group, From::Stored(bytes)).await;
                 if left.is_empty() {
@@ -124,6 +132,7 @@ async fn from_source(shared: &Arc<Shared>, run: &Arc<Run<Target>>, frames: Range
         if !todo.is_empty() {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            limit *= 2;
         }
     }
 }
@@ -158,6 +167,7 @@ async fn attempt(
     shared: &Arc<Shared>,
     run: &Arc<Run<Target>>,
     frames: Range<usize>,
+    limit: Duration,
 ) -> Result<Bytes, SourceError> {
     let range = stored_range(run, frames.clone())
         .ok_or_else(|| SourceError::Corrupt("the index has no such frames".into()))?;
@@ -167,7 +177,6 @@ async fn attempt(
         Urgency::Ahead | Urgency::Background => Class::Prefetch,
     };
     let blob = run.of.volume.pack.identity().blob;
-    let limit = (shared.read_timeout / 2).max(Duration::from_secs(1));
     add(&shared.tally.source_reads, 1);
     let read = timeout(limit, shared.source.read(blob, range, class));
     tokio::pin!(read);

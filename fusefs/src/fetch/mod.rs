@@ -26,8 +26,8 @@ use tracing::warn;
 use self::board::{Board, Key, Run, Urgency};
 use self::decode::Decoders;
 use self::trouble::Trouble;
-use self::waiter::Waiter;
 pub(crate) use self::waiter::{Answer, Origin};
+use self::waiter::{State, Waiter};
 use crate::error::{ReadError, Result};
 use crate::source::BlobSource;
 use crate::store::pack::{PackNumber, blocks_of};
@@ -41,6 +41,11 @@ const BLOCKING_RUN: u64 = 1 << 20;
 /// Most plain bytes of other runs: two or three megabytes stored, which amortises a round trip and
 /// bounds what a blocked reader may have to wait behind.
 const PREFETCH_RUN: u64 = 4 << 20;
+
+/// How long a frame counts as just waited for in vain. When read-ahead fails, the kernel reads the
+/// page that is needed once more, at once; without this the reader's time would pass twice. Only
+/// the first such read is refused: the next one may be the program's own.
+const JUST: Duration = Duration::from_millis(50);
 
 /// How often readers that wait are checked against their deadline.
 const DEADLINE_TICK: Duration = Duration::from_millis(100);
@@ -70,6 +75,8 @@ pub(crate) struct Shared {
     waiting: Notify,
     decoders: Decoders,
     trouble: Trouble,
+    /// Frames that some reader waited for in vain, and when it gave up.
+    given_up: Mutex<HashMap<Key, Instant>>,
     /// Whether it was said that the store takes no more.
     full: AtomicBool,
 }
@@ -114,6 +121,7 @@ impl Fetcher {
             waiting: Notify::new(),
             decoders: Decoders::start()?,
             trouble: Trouble::default(),
+            given_up: Mutex::default(),
             full: AtomicBool::new(false),
         });
         shared.runtime.spawn(watch_deadlines(Arc::downgrade(&shared)));
@@ -133,8 +141,12 @@ impl Fetcher {
             Ok(wanted) => wanted,
             Err(error) => return answer.fail(error),
         };
-        let mut board = shared.board();
         let pack = volume.pack.number();
+        let just = |wanted: &Wanted| shared.just_given_up((pack, wanted.blocks.start));
+        if wanted.iter().any(just) {
+            return answer.fail(ReadError::Unavailable("just waited for in vain".into()));
+        }
+        let mut board = shared.board();
         // What landed meanwhile is valid now: bits are set before a flight ends.
         let still = |wanted: &Wanted| !volume.pack.bits().all(wanted.blocks.clone());
         let wanted: Vec<Wanted> = wanted.into_iter().filter(still).collect();
@@ -143,20 +155,19 @@ impl Fetcher {
             return answer_from_pack(volume, read, answer);
         }
         let present = present_parts(&read, &wanted);
-        let deadline = Instant::now() + shared.read_timeout;
-        let missing = wanted.len();
-        let waiter = Arc::new(Waiter::new(
-            volume.clone(),
-            read,
-            missing,
-            present,
+        let keys: Vec<Key> = wanted.iter().map(|wanted| (pack, wanted.blocks.start)).collect();
+        let waiter = Arc::new(Waiter {
             origin,
-            deadline,
-            answer,
-        ));
+            interrupted: AtomicBool::new(false),
+            deadline: Instant::now() + shared.read_timeout,
+            frames: keys.clone(),
+            volume: volume.clone(),
+            offset: read.start,
+            len: usize::try_from(read.end - read.start).unwrap_or(0),
+            state: Mutex::new(State::new(answer, keys.len(), present)),
+        });
         let number = shared.next_waiter.fetch_add(1, Ordering::Relaxed);
         shared.waiters().insert(number, waiter.clone());
-        let keys: Vec<Key> = wanted.iter().map(|wanted| (pack, wanted.blocks.start)).collect();
         let new = wanted
             .into_iter()
             .filter(|wanted| !board.flying((pack, wanted.blocks.start)));
@@ -309,6 +320,20 @@ impl Shared {
         }
     }
 
+    /// Notes that a reader's time was over before its frames came.
+    fn give_up(&self, waiter: &Waiter) {
+        let now = Instant::now();
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        given_up.retain(|_, when| now.duration_since(*when) < JUST);
+        given_up.extend(waiter.frames.iter().map(|key| (*key, now)));
+    }
+
+    /// Whether a reader's time for this frame has only just been over. Says so once.
+    fn just_given_up(&self, key: Key) -> bool {
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        given_up.remove(&key).is_some_and(|when| when.elapsed() < JUST)
+    }
+
     fn note_trouble(&self, run: &Run<Target>, error: &ReadError) {
         let pack = run.of.volume.pack.identity();
         let layer = run.of.of.index.view().layer();
@@ -345,6 +370,7 @@ async fn watch_deadlines(shared: Weak<Shared>) {
             .collect();
         for (number, waiter) in waiters {
             let error = if waiter.deadline <= now {
+                strong.give_up(&waiter);
                 ReadError::Unavailable(format!("no bytes within {:?}", strong.read_timeout))
             } else if waiter.interrupted.load(Ordering::Acquire) && waiter.origin.killed() {
                 ReadError::Interrupted

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::board::Key;
 use crate::error::ReadError;
 use crate::volumes::Volume;
 
@@ -50,13 +51,16 @@ pub(crate) struct Waiter {
     pub(crate) interrupted: AtomicBool,
     /// When the read fails at the latest.
     pub(crate) deadline: Instant,
-    volume: Arc<Volume>,
-    offset: u64,
-    len: usize,
-    state: Mutex<State>,
+    /// The frames that were missing when the read came.
+    pub(super) frames: Vec<Key>,
+    pub(super) volume: Arc<Volume>,
+    pub(super) offset: u64,
+    pub(super) len: usize,
+    pub(super) state: Mutex<State>,
 }
 
-struct State {
+/// How far a read has come.
+pub(super) struct State {
     answer: Option<Box<dyn Answer>>,
     /// Frames that have not come yet.
     missing: usize,
@@ -66,34 +70,19 @@ struct State {
     bytes: Option<Vec<u8>>,
 }
 
-impl Waiter {
-    /// Makes a waiter for `missing` frames; `present` are the parts that are here already.
-    pub(crate) fn new(
-        volume: Arc<Volume>,
-        read: Range<u64>,
-        missing: usize,
-        present: Vec<Range<usize>>,
-        origin: Origin,
-        deadline: Instant,
-        answer: Box<dyn Answer>,
-    ) -> Waiter {
-        let state = State {
+impl State {
+    /// A read for which `missing` frames must come; `present` are the parts that are here already.
+    pub(super) fn new(answer: Box<dyn Answer>, missing: usize, present: Vec<Range<usize>>) -> State {
+        State {
             answer: Some(answer),
             missing,
             present,
             bytes: None,
-        };
-        Waiter {
-            origin,
-            interrupted: AtomicBool::new(false),
-            deadline,
-            volume,
-            offset: read.start,
-            len: usize::try_from(read.end.saturating_sub(read.start)).unwrap_or(0),
-            state: Mutex::new(state),
         }
     }
+}
 
+impl Waiter {
     /// Whether the read has not been answered.
     pub(crate) fn waits(&self) -> bool {
         self.state

@@ -18,7 +18,11 @@ fn fails(node: &Node, layer: &Layer, mood: Mood) -> Duration {
     assert_eq!(error.raw_os_error(), Some(5), "{mood:?}: {error}");
     let took = start.elapsed();
     node.source.set(Mood::Good);
-    assert_eq!(read_at(&path, 0, 4096).unwrap(), layer.files[0].1[..4096], "after {mood:?}");
+    assert_eq!(
+        read_at(&path, 0, 4096).unwrap(),
+        layer.files[0].1[..4096],
+        "after {mood:?}"
+    );
     verify(path.parent().unwrap(), layer);
     took
 }
@@ -28,7 +32,10 @@ fn a_dead_source_is_an_error_in_time_and_forgotten_afterwards() {
     let Some(node) = node(quiet) else { return };
     for (seed, mood) in [(1, Mood::Unavailable), (2, Mood::Stalled)] {
         let took = fails(&node, &one_file(seed), mood);
-        assert!(took >= Duration::from_millis(1900) && took < Duration::from_secs(5), "{mood:?}: {took:?}");
+        assert!(
+            took >= Duration::from_millis(1900) && took < Duration::from_secs(3),
+            "{mood:?}: {took:?}"
+        );
     }
 }
 
@@ -69,7 +76,11 @@ fn a_killed_reader_dies_at_once_and_others_read_on() {
     let layer = one_file(4);
     let path = node.show(&layer).join("file");
     node.source.set(Mood::Stalled);
-    let mut reader = std::process::Command::new("cat").arg(&path).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut reader = std::process::Command::new("cat")
+        .arg(&path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let start = Instant::now();
     reader.kill().unwrap();
@@ -92,7 +103,10 @@ fn a_signal_is_no_error() {
     node.source.delay(Duration::from_millis(1500));
     let reader = std::process::Command::new("sh")
         .arg("-c")
-        .arg(format!("trap : USR1; (sleep 0.3; kill -USR1 $$)& exec 3<{}; head -c 4096 <&3 | md5sum", path.display()))
+        .arg(format!(
+            "trap : USR1; (sleep 0.3; kill -USR1 $$)& exec 3<{}; head -c 4096 <&3 | md5sum",
+            path.display()
+        ))
         .output()
         .unwrap();
     assert!(reader.status.success(), "{reader:?}");
@@ -102,15 +116,25 @@ fn a_signal_is_no_error() {
 fn an_index_that_is_damaged_anywhere_is_refused_or_harmless() {
     let Some(node) = node(quiet) else { return };
     let good = one_file(6);
+    node.source.put(good.blob_digest, good.blob.clone());
     for at in (0..good.index.len()).step_by(7) {
         let mut bad = good.index.clone();
         bad[at] ^= 0x10;
         let digest = lacewing_format::Digest::of(&bad);
-        assert!(node.engine().add_layer(&bad, digest).is_err(), "byte {at}");
+        // Some bits of a zstd frame mean nothing; the index is the same then, checksum and all.
+        if let Ok(id) = node.engine().add_layer(&bad, digest) {
+            verify(&node.engine().show(id).unwrap().path, &good);
+            node.engine().remove(id).unwrap();
+        }
     }
     for len in [0, 1, good.index.len() / 2, good.index.len() - 1] {
         let bad = &good.index[..len];
-        assert!(node.engine().add_layer(bad, lacewing_format::Digest::of(bad)).is_err(), "length {len}");
+        assert!(
+            node.engine()
+                .add_layer(bad, lacewing_format::Digest::of(bad))
+                .is_err(),
+            "length {len}"
+        );
     }
     assert!(node.engine().status().is_empty());
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use lacewing_format::{
-    Body, Chunk, ChunkId, Codec, Device, Digest, Extent, FileBody, Frame, Inode, InodeId, Tables, Time,
-    Tree, write_index,
+    Body, Chunk, ChunkId, Codec, Device, Digest, Extent, FileBody, Frame, Inode, InodeId, Tables, Time, Tree,
+    write_index,
 };
 
 const BLOCK: usize = 4096;
@@ -22,7 +22,10 @@ pub(crate) struct Cut {
 
 impl Default for Cut {
     fn default() -> Cut {
-        Cut { chunk_bits: 18, frame: 256 << 10 }
+        Cut {
+            chunk_bits: 18,
+            frame: 256 << 10,
+        }
     }
 }
 
@@ -78,10 +81,17 @@ pub(crate) fn layer(files: Vec<(String, Vec<u8>)>, cut: Cut) -> Layer {
             }
             room -= padded;
             extents.push(Extent::Data { device: 0, block });
-            frames.last_mut().unwrap().push(Piece { block, bytes: chunk.to_vec() });
+            frames.last_mut().unwrap().push(Piece {
+                block,
+                bytes: chunk.to_vec(),
+            });
             block += (padded / BLOCK) as u32;
         }
-        let file = FileBody { size: bytes.len() as u64, chunk_bits: cut.chunk_bits, extents };
+        let file = FileBody {
+            size: bytes.len() as u64,
+            chunk_bits: cut.chunk_bits,
+            extents,
+        };
         names.insert(name.clone().into_bytes(), InodeId(inodes.len() as u32 + 1));
         inodes.push(inode(S_IFREG | 0o644, Body::File(file)));
     }
@@ -99,11 +109,24 @@ pub(crate) fn layer(files: Vec<(String, Vec<u8>)>, cut: Cut) -> Layer {
     };
     let plain = write_index(&Tree { inodes }, &tables).unwrap();
     let index = zstd::bulk::compress(&plain, 1).unwrap();
-    Layer { digest: Digest::of(&index), index, blob, blob_digest, files }
+    Layer {
+        digest: Digest::of(&index),
+        index,
+        blob,
+        blob_digest,
+        files,
+    }
 }
 
 fn inode(mode: u32, body: Body) -> Inode {
-    Inode { mode, uid: 0, gid: 0, mtime: Time { secs: 1, nanos: 2 }, xattrs: vec![], body }
+    Inode {
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: Time { secs: 1, nanos: 2 },
+        xattrs: vec![],
+        body,
+    }
 }
 
 /// Encodes frames end to end; every third one is stored raw.
@@ -115,7 +138,11 @@ fn store(frames: &[Vec<Piece>]) -> (Vec<u8>, Vec<Frame>, Vec<Chunk>) {
         for piece in pieces {
             plain.extend_from_slice(&piece.bytes);
             plain.resize(plain.len().next_multiple_of(BLOCK), 0);
-            chunks.push(Chunk::new(piece.block, piece.bytes.len() as u32, ChunkId::of(&piece.bytes)));
+            chunks.push(Chunk::new(
+                piece.block,
+                piece.bytes.len() as u32,
+                ChunkId::of(&piece.bytes),
+            ));
         }
         let (stored, codec) = if number % 3 == 2 {
             (plain, Codec::Raw)
@@ -123,7 +150,13 @@ fn store(frames: &[Vec<Piece>]) -> (Vec<u8>, Vec<Frame>, Vec<Chunk>) {
             (zstd::bulk::compress(&plain, 3).unwrap(), Codec::Zstd)
         };
         let count = pieces.len() as u32;
-        records.push(Frame::new(blob.len() as u64, stored.len() as u32, first, count, codec));
+        records.push(Frame::new(
+            blob.len() as u64,
+            stored.len() as u32,
+            first,
+            count,
+            codec,
+        ));
         blob.extend_from_slice(&stored);
     }
     (blob, records, chunks)
@@ -137,7 +170,10 @@ pub(crate) fn mixed(seed: u64, small: usize, large: usize) -> Layer {
         files.push((format!("small-{n:05}"), noise(seed * 1000 + n as u64, len)));
     }
     for n in 0..large {
-        files.push((format!("large-{n:02}"), noise(seed * 7000 + n as u64, 3_000_000 + n * 12_345)));
+        files.push((
+            format!("large-{n:02}"),
+            noise(seed * 7000 + n as u64, 3_000_000 + n * 12_345),
+        ));
     }
     layer(files, Cut::default())
 }

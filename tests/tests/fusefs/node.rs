@@ -28,10 +28,21 @@ pub(crate) fn node(change: impl Fn(&mut Options)) -> Option<Node> {
         return None;
     }
     let root = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let source = Memory::new();
     let connection = mount_data(&Engine::data_dir(root.path())).unwrap();
-    let mut node = Node { engine: None, serving: None, connection, source, runtime, root };
+    let mut node = Node {
+        engine: None,
+        serving: None,
+        connection,
+        source,
+        runtime,
+        root,
+    };
     node.start(change);
     if let Some(Err(reason)) = &node.engine().features().erofs_file {
         eprintln!("skipped: {reason}");
@@ -48,8 +59,11 @@ pub(crate) fn quiet(options: &mut Options) {
 
 impl Node {
     pub(crate) fn start(&mut self, change: impl Fn(&mut Options)) {
-        let mut options =
-            Options::new(self.root.path(), Arc::new(self.source.clone()), self.runtime.handle().clone());
+        let mut options = Options::new(
+            self.root.path(),
+            Arc::new(self.source.clone()),
+            self.runtime.handle().clone(),
+        );
         change(&mut options);
         let engine = Engine::open(options).unwrap();
         self.serving = Some(engine.serve(self.connection.try_clone().unwrap()).unwrap());
@@ -81,7 +95,10 @@ impl Node {
     pub(crate) fn complete(&self, id: LayerId) {
         self.engine().complete(id).unwrap();
         wait_for("the layer to be complete", || {
-            self.engine().status().iter().any(|status| status.id == id && status.complete)
+            self.engine()
+                .status()
+                .iter()
+                .any(|status| status.id == id && status.complete)
         });
     }
 }
@@ -107,7 +124,10 @@ impl Drop for Node {
 pub(crate) fn wait_for(what: &str, so: impl Fn() -> bool) {
     let start = Instant::now();
     while !so() {
-        assert!(start.elapsed() < Duration::from_secs(30), "waited too long for {what}");
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "waited too long for {what}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -65,12 +65,20 @@ fn random_reads_fetch_one_frame_each_and_sequential_ones_run_ahead() {
     let path = node.show(&layer).join("file");
     let mut at = 12_345_u64;
     for _ in 0..40 {
-        at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        at = at
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let offset = ((at >> 33) % (len as u64 - 4096)) & !4095;
-        assert_eq!(read_at(&path, offset, 4096).unwrap(), layer.files[0].1[offset as usize..][..4096]);
+        assert_eq!(
+            read_at(&path, offset, 4096).unwrap(),
+            layer.files[0].1[offset as usize..][..4096]
+        );
     }
     let decoded = node.engine().counters().decoded_bytes;
-    assert!(decoded <= 40 * (256 << 10), "{decoded} bytes decoded for 40 random reads");
+    assert!(
+        decoded <= 40 * (256 << 10),
+        "{decoded} bytes decoded for 40 random reads"
+    );
     node.source.asked();
     assert_eq!(std::fs::read(&path).unwrap(), layer.files[0].1);
     let asked = node.source.asked();
@@ -97,7 +105,9 @@ fn chunks_that_another_pack_holds_are_not_fetched() {
 
 #[test]
 fn the_background_completes_a_layer() {
-    let Some(node) = node(|options| options.background = true) else { return };
+    let Some(node) = node(|options| options.background = true) else {
+        return;
+    };
     let layer = mixed(5, 200, 4);
     let id = node.add(&layer);
     node.engine().show(id).unwrap();
@@ -124,7 +134,9 @@ fn layers_and_numbers_survive_a_restart_and_removal() {
     assert_eq!(node.engine().counters().source_bytes, before);
     node.engine().remove(first).unwrap();
     assert!(!path.exists());
-    let packs: Vec<_> = std::fs::read_dir(node.root.path().join("packs")).unwrap().collect();
+    let packs: Vec<_> = std::fs::read_dir(node.root.path().join("packs"))
+        .unwrap()
+        .collect();
     assert!(packs.is_empty(), "{packs:?}");
     let second = node.add(&b);
     assert!(second > first);
@@ -145,7 +157,10 @@ fn the_data_directory_is_flat_and_read_only() {
     assert!(std::fs::write(data.join("1"), b"x").is_err());
     assert!(std::fs::create_dir(data.join("new")).is_err());
     assert!(std::fs::remove_file(data.join("1")).is_err());
-    assert_eq!(std::fs::metadata(data.join("9")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(
+        std::fs::metadata(data.join("9")).unwrap_err().kind(),
+        std::io::ErrorKind::NotFound
+    );
     node.engine().remove(ids[1]).unwrap();
     assert_eq!(std::fs::read_dir(&data).unwrap().count(), 2);
 }

@@ -25,12 +25,21 @@ const KILLS: usize = 40;
 #[test]
 #[ignore = "started by the test below"]
 fn serving_child() {
-    let (Ok(root), Ok(fd)) = (std::env::var(ROOT), std::env::var(FD)) else { return };
+    let (Ok(root), Ok(fd)) = (std::env::var(ROOT), std::env::var(FD)) else {
+        return;
+    };
     // SAFETY: the parent left this descriptor open for us, and nothing else here uses it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd.parse().unwrap()) };
     let root = std::path::PathBuf::from(root);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let source = Arc::new(Files { dir: root.join("blobs"), delay: Duration::from_millis(5) });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let source = Arc::new(Files {
+        dir: root.join("blobs"),
+        delay: Duration::from_millis(5),
+    });
     let mut options = Options::new(root.join("node"), source, runtime.handle().clone());
     options.background = false;
     let engine = Engine::open(options).unwrap();
@@ -67,7 +76,10 @@ fn readers_do_not_notice_that_the_server_is_killed() {
     let held = connection.try_clone().unwrap();
     let path = {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let source = Arc::new(Files { dir: blobs, delay: Duration::ZERO });
+        let source = Arc::new(Files {
+            dir: blobs,
+            delay: Duration::ZERO,
+        });
         let engine = Engine::open(Options::new(&node, source, runtime.handle().clone())).unwrap();
         if let Some(Err(reason)) = &engine.features().erofs_file {
             eprintln!("skipped: {reason}");
