@@ -15,7 +15,6 @@ use lacewing_snapshotter::Snapshotter;
 use nix::sys::signal::SigSet;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::UnixListenerStream;
 use tracing::{error, info, warn};
 
 use crate::adapters::content::ContentStore;
@@ -188,7 +187,7 @@ impl Worker {
 
     async fn serve(self, listener: UnixListener, link: OwnedFd) -> Result<()> {
         listener.set_nonblocking(true).context("the listening socket")?;
-        let incoming = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
+        let incoming = lacewing_snapshotter::connections(tokio::net::UnixListener::from_std(listener)?);
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let (stopping, mut stopped) = tokio::sync::watch::channel(false);
         let server = tonic::transport::Server::builder()
