@@ -378,6 +378,32 @@ mod tests {
     }
 
     #[test]
+    fn no_bytes_make_it_panic_or_lose_any() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        for _ in 0..20_000 {
+            let fields: Vec<u8> = (0..random(40))
+                .map(|_| match random(3) {
+                    0 => [0x41, 0x40, 0x00, 0xff, 0x7f, b'/'][random(6) as usize],
+                    _ => random(256) as u8,
+                })
+                .collect();
+            let mut bytes = vec![b'P'; PREFACE];
+            bytes.extend(frame(HEADERS, random(256) as u8, &fields));
+            bytes.extend(frame(random(12) as u8, random(256) as u8, &fields));
+            bytes.truncate(bytes.len() - random(4) as usize);
+            let out = through(&bytes, 1 + random(50) as usize);
+            assert_eq!(out.len(), bytes.len());
+            assert_eq!(out[..PREFACE + FRAME_HEADER], bytes[..PREFACE + FRAME_HEADER]);
+        }
+    }
+
+    #[test]
     fn what_is_cut_or_broken_passes_as_it_is() {
         let whole = frame(HEADERS, 4, &field(0x41, b"/a", false));
         let preface = [b'P'; PREFACE];
