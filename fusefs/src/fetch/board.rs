@@ -38,6 +38,8 @@ pub(crate) struct Run<D> {
     pub(crate) of: D,
     /// The pack.
     pub(crate) pack: PackNumber,
+    /// Tells it from earlier runs of the same frames; given when it is queued.
+    pub(crate) number: u64,
     /// Number of the first frame in its index.
     pub(crate) first_frame: usize,
     /// First block of each frame.
@@ -59,6 +61,8 @@ impl<D> Run<D> {
 
 struct Flight<W> {
     waiters: Vec<W>,
+    /// The run that carries it.
+    run: u64,
     /// In which queue its run stands; nothing once it was started.
     queued: Option<Urgency>,
 }
@@ -68,6 +72,7 @@ pub(crate) struct Board<D, W> {
     flights: HashMap<Key, Flight<W>>,
     queues: [VecDeque<Run<D>>; 3],
     active: [usize; 3],
+    runs: u64,
 }
 
 impl<D: Clone, W> Board<D, W> {
@@ -77,6 +82,7 @@ impl<D: Clone, W> Board<D, W> {
             flights: HashMap::new(),
             queues: [const { VecDeque::new() }; 3],
             active: [0; 3],
+            runs: 0,
         }
     }
 
@@ -108,6 +114,7 @@ impl<D: Clone, W> Board<D, W> {
         let part = |range: std::ops::Range<usize>, urgency| Run {
             of: run.of.clone(),
             pack: run.pack,
+            number: run.number,
             first_frame: run.first_frame + range.start,
             blocks: run.blocks[range].to_vec(),
             urgency,
@@ -124,10 +131,13 @@ impl<D: Clone, W> Board<D, W> {
     }
 
     /// Queues a run of frames that are not yet on their way.
-    pub(crate) fn enqueue(&mut self, run: Run<D>) {
+    pub(crate) fn enqueue(&mut self, mut run: Run<D>) {
+        self.runs += 1;
+        run.number = self.runs;
         for key in run.keys() {
             let flight = Flight {
                 waiters: Vec::new(),
+                run: run.number,
                 queued: Some(run.urgency),
             };
             self.flights.insert(key, flight);
@@ -160,7 +170,7 @@ impl<D: Clone, W> Board<D, W> {
         *active = active.saturating_sub(1);
     }
 
-    /// Ends a flight and returns who waited.
+    /// Ends a flight with its bytes and returns who waited, whichever run they came by.
     pub(crate) fn land(&mut self, key: Key) -> Vec<W> {
         self.flights
             .remove(&key)
@@ -168,9 +178,28 @@ impl<D: Clone, W> Board<D, W> {
             .unwrap_or_default()
     }
 
-    /// Who waits for a frame.
-    pub(crate) fn waiters(&self, key: Key) -> &[W] {
-        self.flights.get(&key).map_or(&[], |flight| &flight.waiters)
+    /// Ends a flight without its bytes and returns who waited. Does nothing if the frame is on its
+    /// way by another run meanwhile.
+    pub(crate) fn fail(&mut self, key: Key, run: u64) -> Vec<W> {
+        if self.flights.get(&key).is_some_and(|flight| flight.run == run) {
+            return self.land(key);
+        }
+        Vec::new()
+    }
+
+    /// Ends a flight under way for which nobody waits any more, so that who comes next starts
+    /// afresh and does not join a request that hangs.
+    pub(crate) fn abandon(&mut self, key: Key, waits: impl Fn(&W) -> bool) {
+        let idle = |flight: &Flight<W>| flight.queued.is_none() && !flight.waiters.iter().any(waits);
+        if self.flights.get(&key).is_some_and(idle) {
+            self.flights.remove(&key);
+        }
+    }
+
+    /// Who waits for a frame of a run.
+    pub(crate) fn waiters(&self, key: Key, run: u64) -> &[W] {
+        let flight = self.flights.get(&key).filter(|flight| flight.run == run);
+        flight.map_or(&[], |flight| &flight.waiters)
     }
 
     /// Takes out everything that was not started, with all who wait.
@@ -194,6 +223,7 @@ mod tests {
         Run {
             of: (),
             pack,
+            number: 0,
             first_frame: first,
             blocks,
             urgency,
@@ -222,10 +252,28 @@ mod tests {
     fn a_started_run_is_joined_as_it_is() {
         let mut board: Board<(), u32> = Board::new();
         board.enqueue(run(1, 0, 8, Urgency::Ahead));
-        board.start().unwrap();
+        let started = board.start().unwrap();
         board.join((1, 64), 5);
         assert!(board.start().is_none());
-        assert_eq!(board.waiters((1, 64)), [5]);
+        assert_eq!(board.waiters((1, 64), started.number), [5]);
+    }
+
+    #[test]
+    fn who_comes_after_an_abandoned_flight_is_not_failed_by_it() {
+        let mut board: Board<(), u32> = Board::new();
+        board.enqueue(run(1, 0, 1, Urgency::Blocking));
+        board.join((1, 0), 5);
+        let hanging = board.start().unwrap();
+        board.abandon((1, 0), |_| true);
+        assert!(board.flying((1, 0)), "somebody waits");
+        board.abandon((1, 0), |_| false);
+        assert!(!board.flying((1, 0)));
+        board.enqueue(run(1, 0, 1, Urgency::Blocking));
+        board.join((1, 0), 6);
+        assert!(board.waiters((1, 0), hanging.number).is_empty());
+        assert!(board.fail((1, 0), hanging.number).is_empty());
+        let second = board.start().unwrap();
+        assert_eq!(board.fail((1, 0), second.number), [6]);
     }
 
     #[test]

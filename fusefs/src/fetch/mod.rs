@@ -293,7 +293,12 @@ impl Shared {
     fn awaited(&self, run: &Run<Target>, frames: Range<usize>) -> bool {
         let board = self.board();
         let mut keys = frames.filter_map(|position| run.key(position));
-        keys.any(|key| board.waiters(key).iter().any(|(_, waiter)| waiter.waits()))
+        keys.any(|key| {
+            board
+                .waiters(key, run.number)
+                .iter()
+                .any(|(_, waiter)| waiter.waits())
+        })
     }
 
     /// Ends a flight with its bytes.
@@ -310,7 +315,7 @@ impl Shared {
     /// Ends a flight without bytes.
     fn fail(&self, run: &Run<Target>, position: usize, error: &ReadError) {
         let Some(key) = run.key(position) else { return };
-        let waiters = self.board().land(key);
+        let waiters = self.board().fail(key, run.number);
         for (number, waiter) in waiters {
             waiter.fail(error.clone());
             self.waiters().remove(&number);
@@ -378,7 +383,14 @@ async fn watch_deadlines(shared: Weak<Shared>) {
                 continue;
             };
             strong.waiters().remove(&number);
-            waiter.fail(error);
+            // Who is answered may read again at once: that must not join the old flights.
+            let answer = waiter.take();
+            let mut board = strong.board();
+            for key in &waiter.frames {
+                board.abandon(*key, |(_, waiter)| waiter.waits());
+            }
+            drop(board);
+            answer.into_iter().for_each(|answer| answer.fail(error.clone()));
         }
         drop(strong);
         tokio::time::sleep(DEADLINE_TICK).await;
@@ -474,6 +486,7 @@ fn runs(
                         done: done.clone(),
                     },
                     pack: volume.pack.number(),
+                    number: 0,
                     first_frame: next.frame,
                     blocks: vec![next.blocks.start],
                     urgency,

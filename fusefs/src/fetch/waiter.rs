@@ -147,14 +147,19 @@ impl Waiter {
         Ok(())
     }
 
-    /// Answers with an error, if the read has not been answered.
-    pub(crate) fn fail(&self, error: ReadError) -> bool {
-        let answer = self
-            .state
+    /// Takes the answer out, if the read has not been answered; who takes it must give it.
+    pub(crate) fn take(&self) -> Option<Box<dyn Answer>> {
+        self.state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .answer
-            .take();
-        answer.map(|answer| answer.fail(error)).is_some()
+            .take()
+    }
+
+    /// Answers with an error, if the read has not been answered.
+    pub(crate) fn fail(&self, error: ReadError) {
+        self.take()
+            .into_iter()
+            .for_each(|answer| answer.fail(error.clone()));
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod cost;
 mod faults;
 mod image;
 mod node;
