@@ -353,4 +353,6 @@ impl Snapshotter {
 }
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use crate::layer_ref::IMAGE_LABEL;
 use crate::layers::{LayerRequest, MountError, Offer, ShownLayer};
 
 /// Layers as directories: the label `layer` of a request names the number, without it a layer is ordinary.
-struct Fake {
+pub(super) struct Fake {
     root: PathBuf,
     state: Mutex<State>,
     /// Offers wait for a permit.
@@ -31,6 +31,18 @@ struct State {
 }
 
 impl Fake {
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            state: Mutex::default(),
+            gate: Semaphore::new(100),
+        }
+    }
+
+    pub(super) fn hold(&self, layer: u64) {
+        self.state(|state| state.held.insert(layer));
+    }
+
     fn state<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         look(&mut self.state.lock().unwrap())
     }
@@ -114,11 +126,7 @@ struct Node {
 
 fn node() -> Node {
     let root = tempfile::tempdir().unwrap();
-    let layers = Arc::new(Fake {
-        root: root.path().to_owned(),
-        state: Mutex::default(),
-        gate: Semaphore::new(100),
-    });
+    let layers = Arc::new(Fake::new(root.path()));
     let snapshotter = Snapshotter::open(root.path(), layers.clone(), Options::default()).unwrap();
     Node {
         root,
@@ -183,7 +191,7 @@ impl Node {
     }
 }
 
-fn call(key: &str, parent: &str, labels: &[(&str, &str)]) -> NewCall {
+pub(super) fn call(key: &str, parent: &str, labels: &[(&str, &str)]) -> NewCall {
     NewCall {
         namespace: Some("ns".to_owned()),
         key: key.to_owned(),
