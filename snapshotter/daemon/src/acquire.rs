@@ -59,7 +59,7 @@ pub(crate) fn descriptors(config: &Config) -> Result<Descriptors> {
         listener = listener.or(Some(inherited.listener));
         fuse = fuse.or(inherited.fuse.ok());
     }
-    let listener = match listener {
+    let listener = match listener.filter(has_file) {
         Some(listener) => listener,
         None => bind(&config.address)?,
     };
@@ -138,6 +138,19 @@ fn bind(address: &Path) -> Result<OwnedFd> {
     let listener = listener.with_context(|| format!("binding {}", address.display()))?;
     std::fs::set_permissions(address, Permissions::from_mode(0o600))?;
     Ok(listener.into())
+}
+
+/// Tells whether clients can still find a socket. Its file may have been removed by whoever starts the daemon anew, as
+/// is the custom before a socket is bound; a listener that was taken over would then be heard by nobody.
+fn has_file(listener: &OwnedFd) -> bool {
+    let address = listener
+        .try_clone()
+        .and_then(|fd| UnixListener::from(fd).local_addr());
+    let found = address.is_ok_and(|address| address.as_pathname().is_none_or(is_socket));
+    if !found {
+        info!("the socket's file is gone, it is bound anew");
+    }
+    found
 }
 
 /// connect(2) refuses a plain file as it refuses a dead socket; only the latter may be removed.
