@@ -71,7 +71,6 @@ func (in *instance) start(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	os.Remove(in.sock)
 	in.cmd = exec.Command("sh", "-c", "exec "+strings.NewReplacer("{root}", in.root, "{sock}", in.sock).Replace(*spawn))
 	in.cmd.Stdout, in.cmd.Stderr = log, log
 	in.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -137,7 +136,7 @@ func (in *instance) stop() {
 	in.kill()
 }
 
-// kill ends the process and its children as a power cut would.
+// kill ends the process at once. What it leaves behind is the next one's to deal with.
 func (in *instance) kill() {
 	in.disconnect()
 	if in.cmd != nil {
