@@ -14,7 +14,7 @@ use crate::{
     auth::{Auth, Scope},
     docker_config::DockerConfig,
     endpoint::{Endpoint, TlsMaterial},
-    fault::Fault,
+    fault::{self, Fault},
     limits::{MAX_REDIRECT_CACHE, REDIRECT_LIFE, STALE_AFTER},
     reference::is_loopback,
     retry::Breaker,
@@ -207,10 +207,7 @@ fn builder(options: &Options, connect_timeout: Duration, direct: bool) -> reqwes
 }
 
 fn refused(what: &str, error: reqwest::Error) -> Error {
-    let reason = match Fault::transport(error) {
-        Fault::Unavailable { reason, .. } => reason,
-        _ => String::new(),
-    };
+    let reason = fault::describe(error);
     Error::Invalid {
         what: what.to_owned(),
         reason,

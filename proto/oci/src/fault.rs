@@ -32,18 +32,12 @@ impl Fault {
         }
     }
 
-    /// Makes a transport error a fault. The URL is left out: it may be signed, which makes it a secret.
+    /// Makes a transport error a fault.
     pub(crate) fn transport(error: reqwest::Error) -> Fault {
-        let error = error.without_url();
-        let mut reason = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            if !reason.contains(&text) {
-                reason.push_str(": ");
-                reason.push_str(&text);
-            }
-            source = cause.source();
+        let reason = describe(error);
+        if reason.contains("invalid peer certificate") {
+            // It answers, and is not who it should be: asking again does not help.
+            return Fault::Forbidden(reason);
         }
         Fault::broken(reason)
     }
@@ -67,6 +61,22 @@ impl Fault {
     pub(crate) fn is_passing(&self) -> bool {
         matches!(self, Fault::Unavailable { .. })
     }
+}
+
+/// An error with its causes. The URL is left out: it may be signed, which makes it a secret.
+pub(crate) fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !reason.contains(&text) {
+            reason.push_str(": ");
+            reason.push_str(&text);
+        }
+        source = cause.source();
+    }
+    reason
 }
 
 impl From<Error> for Fault {

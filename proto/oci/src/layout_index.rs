@@ -63,13 +63,24 @@ impl LayoutIndex {
         names
     }
 
-    /// Finds an image: by its exact name, else by the tag at the end of a whole reference; without a name, the only one.
+    /// Finds an image: by its exact name, else by the tag at the end of a whole reference; without a name, the one that
+    /// has none, else the only one.
     ///
     /// # Errors
     /// `None` if it is not there; else why it cannot be told, or read.
     pub(crate) fn find(&self, name: Option<&str>) -> Result<Descriptor, Option<String>> {
         let Some(name) = name else {
-            return self.only(self.manifests().iter().collect());
+            let nameless: Vec<&Value> = self
+                .manifests()
+                .iter()
+                .filter(|entry| annotation(entry, REF_NAME).is_none())
+                .collect();
+            let one = nameless.len() == 1;
+            return self.only(if one {
+                nameless
+            } else {
+                self.manifests().iter().collect()
+            });
         };
         let exact = |key: &str| -> Vec<&Value> {
             self.manifests()
@@ -127,7 +138,7 @@ impl LayoutIndex {
         entry.and_then(|entry| read_entry(entry).ok())
     }
 
-    /// Adds an image under `name`, in place of the one that had it; without a name, beside the others.
+    /// Adds an image under `name`, in place of the one that had it; without a name, in place of one that has none.
     pub(crate) fn insert(&mut self, descriptor: &Descriptor, name: Option<&str>) {
         let mut entry = json!({
             "mediaType": descriptor.media_type().as_ref(),
@@ -140,11 +151,7 @@ impl LayoutIndex {
         let Some(manifests) = self.document.get_mut("manifests").and_then(Value::as_array_mut) else {
             return;
         };
-        manifests.retain(|old| match (annotation(old, REF_NAME), name) {
-            (Some(old), Some(new)) => old != new,
-            (None, None) => old.get("digest") != entry.get("digest"),
-            _ => true,
-        });
+        manifests.retain(|old| annotation(old, REF_NAME) != name);
         manifests.push(entry);
     }
 }
@@ -214,7 +221,7 @@ mod tests {
     fn nameless_images() {
         let mut index = LayoutIndex::empty();
         assert_eq!(index.find(None).unwrap_err().unwrap(), "it holds no image");
-        index.insert(&image("a"), None);
+        index.insert(&image("b"), None);
         index.insert(&image("a"), None);
         assert_eq!(index.manifests().len(), 1);
         assert_eq!(index.find(None), Ok(image("a")));

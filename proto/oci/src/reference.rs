@@ -19,14 +19,14 @@ pub enum Reference {
     Layout {
         /// The folder; it has no colon in its name.
         dir: PathBuf,
-        /// Name of the image in the layout's index; none: the only one there.
+        /// Name of the image in the layout's index; none: the one without a name, or the only one.
         tag: Option<String>,
     },
     /// `oci-archive:FILE[:TAG]`: an uncompressed tar of an OCI image layout.
     Archive {
         /// The tar file; it has no colon in its name.
         file: PathBuf,
-        /// Name of the image in the layout's index; none: the only one there.
+        /// Name of the image in the layout's index; none: the one without a name, or the only one.
         tag: Option<String>,
     },
 }

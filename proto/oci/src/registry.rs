@@ -1,6 +1,10 @@
 //! Reading a repository: manifests, whole blobs, parts of blobs; by mirrors in order, then the registry itself.
 
-use std::{ops::Range, sync::Arc, time::Instant};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
@@ -472,6 +476,7 @@ impl Repository {
             skip,
             left,
             exact,
+            pace: Pace::default(),
         })
     }
 
@@ -524,6 +529,28 @@ struct RangeBody {
     left: u64,
     /// Nothing may follow.
     exact: bool,
+    pace: Pace,
+}
+
+/// Waiting time, without the time that the reader takes, and what came in it.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// False: less than [`PROGRESS`] came in a whole `window` of waiting.
+    fn keeps(&mut self, waited: Duration, bytes: u64, window: Duration) -> bool {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited < window {
+            return true;
+        }
+        let enough = self.bytes >= PROGRESS;
+        *self = Pace::default();
+        enough
+    }
 }
 
 impl RangeBody {
@@ -532,7 +559,16 @@ impl RangeBody {
             if self.left == 0 && !self.exact {
                 return Ok(None);
             }
-            let Some(mut part) = self.host.wire.part(&mut self.response).await? else {
+            let since = Instant::now();
+            let part = self.host.wire.part(&mut self.response).await?;
+            let (len, window) = (
+                part.as_ref().map_or(0, |part| part.len() as u64),
+                self.host.wire.idle_timeout,
+            );
+            if !self.pace.keeps(since.elapsed(), len, window) && len < self.left {
+                return Err(self.host.wire.too_slow());
+            }
+            let Some(mut part) = part else {
                 return if self.left == 0 {
                     Ok(None)
                 } else {

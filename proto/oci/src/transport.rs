@@ -137,12 +137,19 @@ impl Wire {
         }
     }
 
-    fn too_slow(&self) -> Fault {
-        Fault::broken(format!("no answer for {} ms", self.idle_timeout.as_millis()))
+    pub(crate) fn too_slow(&self) -> Fault {
+        Fault::broken(format!("no progress for {} ms", self.idle_timeout.as_millis()))
     }
 
-    /// Reads a whole body of at most `limit` bytes.
+    /// Reads a whole body of at most `limit` bytes, which are few: a body that trickles in is as good as none.
     pub(crate) async fn body(&self, response: &mut Response, limit: u64) -> Result<Bytes, Fault> {
+        match tokio::time::timeout(self.idle_timeout * 4, self.whole_body(response, limit)).await {
+            Ok(body) => body,
+            Err(_) => Err(self.too_slow()),
+        }
+    }
+
+    async fn whole_body(&self, response: &mut Response, limit: u64) -> Result<Bytes, Fault> {
         let too_large = || Fault::Corrupt(format!("the answer has more than {limit} bytes"));
         if response.content_length().is_some_and(|length| length > limit) {
             return Err(too_large());
