@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 /// One line of mountinfo, as far as we need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
+    /// Unique as long as it is mounted.
+    pub(crate) id: u64,
     /// `major:minor`
     pub(crate) device: String,
     /// Where.
     pub(crate) point: PathBuf,
     /// File system type.
     pub(crate) kind: String,
+    /// What was mounted, as whoever mounted it named it.
+    pub(crate) source: OsString,
 }
 
 /// All mounts of this process's mount namespace, in order of mounting: of several on one place the last is on top.
@@ -39,10 +43,18 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 fn line(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let dash = fields.iter().position(|field| *field == b"-")?;
+    let id = std::str::from_utf8(fields.first()?).ok()?.parse().ok()?;
     let device = String::from_utf8_lossy(fields.get(2)?).into_owned();
     let point = PathBuf::from(OsString::from_vec(unescape(fields.get(4)?)));
     let kind = String::from_utf8_lossy(fields.get(dash + 1)?).into_owned();
-    Some(Mount { device, point, kind })
+    let source = OsString::from_vec(unescape(fields.get(dash + 2)?));
+    Some(Mount {
+        id,
+        device,
+        point,
+        kind,
+        source,
+    })
 }
 
 /// Space, tab, newline and backslash stand as `\040` and so on.
@@ -77,6 +89,7 @@ mod tests {
             broken line\n";
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
+        assert_eq!((mounts[1].id, mounts[1].source.to_str()), (40, Some("lacewing")));
         assert_eq!(mounts[1].point, Path::new("/var/lib/with space/data"));
         assert_eq!(
             (mounts[1].device.as_str(), mounts[1].kind.as_str()),

@@ -54,6 +54,7 @@ pub(crate) fn run(args: &MountArgs) -> Result<()> {
         let indexes = lacewing_converter::load_indexes(&image, args.platform.as_deref()).await;
         anyhow::Ok((image, indexes.map_err(|error| explain(error, &args.reference))?))
     })?;
+    overlay::remove_dead(&dir)?;
     let store = StoreDir::open(args.store.as_deref())?;
     let mounted = Mounted::new(args, &runtime, image, indexes, &store, &dir)?;
     background::ready(args.report);
@@ -143,7 +144,7 @@ impl Mounted {
             let id = engine.add_layer(&layer.stored, layer.index.digest)?;
             layers.push(engine.show(id)?.path);
         }
-        overlay::mount(&layers, &store_dir::empty_dir(&self.root)?, &self.dir)?;
+        overlay::mount(&layers, &self.root, &store_dir::empty_dir(&self.root)?, &self.dir)?;
         self.engine = Some(engine);
         Ok(())
     }

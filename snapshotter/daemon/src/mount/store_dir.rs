@@ -75,6 +75,14 @@ fn lock_path(root: &Path) -> PathBuf {
     root.join("mount.lock")
 }
 
+/// Whether a mount that lives uses the store.
+///
+/// # Errors
+/// The store's lock cannot be looked at.
+pub(crate) fn is_used(root: &Path) -> Result<bool> {
+    Ok(root.is_dir() && Lock::try_take(&lock_path(root))?.is_none())
+}
+
 fn take(root: &Path, temporary: bool) -> Result<Option<StoreDir>> {
     DirBuilder::new()
         .recursive(true)

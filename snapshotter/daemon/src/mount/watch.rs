@@ -33,9 +33,12 @@ impl End {
         let _inside = runtime.enter();
         let (gone, unmounted) = oneshot::channel();
         let table = File::open("/proc/self/mountinfo").context("opening the mount table")?;
-        let dir = dir.to_owned();
+        // By its number: something else may be mounted over it, or under it.
+        let id = mountinfo::mount_at(dir)?
+            .with_context(|| format!("nothing is on {}", dir.display()))?
+            .id;
         let look = move || {
-            while mountinfo::mount_at(&dir).is_ok_and(|mount| mount.is_some()) {
+            while mountinfo::mounts().is_ok_and(|mounts| mounts.iter().any(|mount| mount.id == id)) {
                 let mut polled = [PollFd::new(table.as_fd(), PollFlags::POLLPRI)];
                 let _ = nix::poll::poll(&mut polled, PollTimeout::from(LOOK_EVERY_MS));
             }
