@@ -113,6 +113,7 @@ impl Server {
             server: self.clone(),
             request: vec![0; REQUEST],
             answer: Vec::new(),
+            data: Vec::new(),
         };
         let mut events = Vec::with_capacity(2);
         while !self.stopped.load(Ordering::Acquire) {
@@ -140,6 +141,8 @@ struct Thread {
     server: Arc<Server>,
     request: Vec<u8>,
     answer: Vec<u8>,
+    /// Header and bytes of a READ. Only grows: clearing it would cost as much as filling it.
+    data: Vec<u8>,
 }
 
 /// How a request ends.
@@ -294,14 +297,18 @@ impl Thread {
             .try_lock()
             .ok()
             .and_then(|mut streams| streams.on_read(range.start, len as u64));
-        self.answer.resize(wire::OUT_HEADER + len, 0);
+        let message = wire::OUT_HEADER + len;
+        if self.data.len() < message {
+            self.data.resize(message, 0);
+        }
+        let message = &mut self.data[..message];
         let outcome = match volume
             .pack
-            .read(range.start, &mut self.answer[wire::OUT_HEADER..])
+            .read(range.start, &mut message[wire::OUT_HEADER..])
         {
             Ok(true) => {
                 add(&tally.read_bytes, len as u64);
-                if let Err(error) = wire::answer_in_place(&self.server.fd, header.unique, &mut self.answer) {
+                if let Err(error) = wire::answer_in_place(&self.server.fd, header.unique, message) {
                     debug!(%error, "an answer was not taken");
                 }
                 Outcome::Silent

@@ -11,6 +11,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::image::{Cut, Layer, layer, noise};
+
+/// As the converter cuts, all of it compressed.
+const ZSTD: Cut = Cut {
+    chunk_bits: 18,
+    frame: 256 << 10,
+    raw: false,
+};
+
 use crate::node::{Node, node, quiet, read_at};
 
 /// CPU seconds of this process.
@@ -89,7 +97,7 @@ fn real_tree() -> Layer {
     let dir = std::env::var("LACEWING_COST_TREE").unwrap_or("/usr/lib".into());
     let mut files = vec![];
     collect(Path::new(&dir), &mut (500 << 20), &mut files);
-    let mut layer = layer(files, Cut::default());
+    let mut layer = layer(files, ZSTD);
     let len: usize = layer.files.iter().map(|(_, bytes)| bytes.len()).sum();
     println!(
         "{} files, {len} bytes, stored {}",
@@ -163,7 +171,7 @@ fn cost_of_small_and_large_files() {
 fn cost_of_one_large_file() {
     let Some(node) = node(quiet) else { return };
     let len = 512 << 20;
-    let large = layer(vec![("file".into(), noise(1, len))], Cut::default());
+    let large = layer(vec![("file".into(), noise(1, len))], ZSTD);
     let path = node.show(&large).join("file");
     let list = node.root.path().join("list");
     std::fs::write(&list, path.display().to_string()).unwrap();
@@ -180,7 +188,7 @@ fn cost_of_one_large_file() {
 fn cost_of_random_reads() {
     let Some(node) = node(quiet) else { return };
     let len = 200 << 20;
-    let large = layer(vec![("file".into(), noise(1, len))], Cut::default());
+    let large = layer(vec![("file".into(), noise(1, len))], ZSTD);
     let path = node.show(&large).join("file");
     node.source.delay(Duration::from_micros(200));
     let mut at = 1_u64;

@@ -18,6 +18,8 @@ pub(crate) struct Cut {
     pub(crate) chunk_bits: u8,
     /// Most plain bytes of a frame.
     pub(crate) frame: usize,
+    /// Whether every third frame is stored raw.
+    pub(crate) raw: bool,
 }
 
 impl Default for Cut {
@@ -25,6 +27,7 @@ impl Default for Cut {
         Cut {
             chunk_bits: 18,
             frame: 256 << 10,
+            raw: true,
         }
     }
 }
@@ -96,7 +99,7 @@ pub(crate) fn layer(files: Vec<(String, Vec<u8>)>, cut: Cut) -> Layer {
         inodes.push(inode(S_IFREG | 0o644, Body::File(file)));
     }
     inodes.insert(0, inode(S_IFDIR | 0o755, Body::Dir(names)));
-    let (blob, records, chunks) = store(&frames);
+    let (blob, records, chunks) = store(&frames, cut);
     let blob_digest = Digest::of(&blob);
     let device = Device::new(blob_digest, blob.len() as u64, block, 0, records.len() as u32);
     let tables = Tables {
@@ -129,8 +132,8 @@ fn inode(mode: u32, body: Body) -> Inode {
     }
 }
 
-/// Encodes frames end to end; every third one is stored raw.
-fn store(frames: &[Vec<Piece>]) -> (Vec<u8>, Vec<Frame>, Vec<Chunk>) {
+/// Encodes frames end to end.
+fn store(frames: &[Vec<Piece>], cut: Cut) -> (Vec<u8>, Vec<Frame>, Vec<Chunk>) {
     let (mut blob, mut records, mut chunks) = (vec![], vec![], vec![]);
     for (number, pieces) in frames.iter().enumerate() {
         let mut plain = vec![];
@@ -144,10 +147,12 @@ fn store(frames: &[Vec<Piece>]) -> (Vec<u8>, Vec<Frame>, Vec<Chunk>) {
                 ChunkId::of(&piece.bytes),
             ));
         }
-        let (stored, codec) = if number % 3 == 2 {
+        let packed = zstd::bulk::compress(&plain, 3).unwrap();
+        let raw = packed.len() >= plain.len() || cut.raw && number % 3 == 2;
+        let (stored, codec) = if raw {
             (plain, Codec::Raw)
         } else {
-            (zstd::bulk::compress(&plain, 3).unwrap(), Codec::Zstd)
+            (packed, Codec::Zstd)
         };
         let count = pieces.len() as u32;
         records.push(Frame::new(
