@@ -22,8 +22,9 @@ use crate::{
     Client, Error, Reference, RegistryRef,
     layout::{Entry, Layout},
     limits::MAX_MANIFEST,
+    manifests::is_manifest,
     reference,
-    registry::{Repository, is_manifest},
+    repository::Repository,
     verify::{describe, digest_of, verified},
 };
 

@@ -1,4 +1,4 @@
-//! Writing to a repository: blobs with resume, cross-repository mounts, manifests; and its list of tags.
+//! Writing blobs to a repository: with resume, or taken over from another repository.
 //!
 //! A blob is sent as one PATCH (go-containerregistry's way, which every registry takes). After a failure the registry is
 //! asked how far it got, and one more PATCH sends the rest. Where PATCH is refused, one PUT sends all (containerd's way).
@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use lacewing_format::Digest;
-use oci_spec::image::{Descriptor, MediaType};
+use oci_spec::image::Descriptor;
 use reqwest::{Method, Response, StatusCode, Url, header};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
@@ -24,11 +24,11 @@ use crate::{
     Error, RegistryRef,
     client::Host,
     fault::Fault,
-    limits::{IO_PART, MAX_MANIFEST, MAX_TAG_PAGES, MAX_TAGS, UPLOAD_ANSWER},
+    limits::{IO_PART, UPLOAD_ANSWER},
     range,
-    registry::{Need, Repository, text_header},
+    repository::{Need, Repository, text_header},
     transport::{Call, location},
-    verify::{describe, digest_of},
+    verify::digest_of,
 };
 
 /// Told how many bytes of a blob are sent.
@@ -203,120 +203,6 @@ impl Repository {
             upload.find_offset().await;
         }
     }
-
-    /// Writes a manifest under `tag`, or by its digest.
-    pub(crate) async fn put_manifest(
-        &self,
-        media_type: MediaType,
-        bytes: Bytes,
-        tag: Option<&str>,
-    ) -> Result<Descriptor, Error> {
-        let digest = Digest::of(&bytes);
-        if bytes.len() as u64 > MAX_MANIFEST {
-            let what = format!("manifest {digest}");
-            return Err(Error::Invalid {
-                what,
-                reason: "it is larger than the 4 MiB that registries take".to_owned(),
-            });
-        }
-        let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
-        let put = |host: Arc<Host>| {
-            let url = host
-                .wire
-                .endpoint
-                .url(self.repository(), &format!("manifests/{name}"));
-            let call = Call::new(Method::PUT, url)
-                .header(header::CONTENT_TYPE, media_type.as_ref())
-                .body(bytes.clone());
-            async move {
-                let response = host.request(&call, &self.scope).await?;
-                if !response.status().is_success() {
-                    return Err(match host.wire.refusal(response).await {
-                        Fault::NotFound => {
-                            Fault::Invalid("the registry does not know the repository".to_owned())
-                        }
-                        fault => fault,
-                    });
-                }
-                match text_header(&response, "docker-content-digest").and_then(|v| v.parse::<Digest>().ok()) {
-                    Some(stored) if stored != digest => Err(Fault::Corrupt(format!(
-                        "it was stored as {stored}, not as {digest}"
-                    ))),
-                    _ => Ok(()),
-                }
-            }
-        };
-        self.attempt(&name, Need::Push, put).await?;
-        Ok(describe(media_type.clone(), &digest, bytes.len() as u64))
-    }
-
-    /// Lists the repository's tags.
-    pub(crate) async fn tags(&self) -> Result<Vec<String>, Error> {
-        let mut tags = Vec::new();
-        let mut page = Page::First;
-        for _ in 0..MAX_TAG_PAGES {
-            let (found, next) = self
-                .attempt("tags", Need::Tag, |host| self.tags_page(host, page.clone()))
-                .await?;
-            tags.extend(found);
-            match next {
-                Some((base, url)) if tags.len() < MAX_TAGS => page = Page::Next(base, url),
-                _ => break,
-            }
-        }
-        tags.truncate(MAX_TAGS);
-        tags.sort();
-        tags.dedup();
-        Ok(tags)
-    }
-
-    async fn tags_page(
-        &self,
-        host: Arc<Host>,
-        page: Page,
-    ) -> Result<(Vec<String>, Option<(Url, Url)>), Fault> {
-        let endpoint = &host.wire.endpoint;
-        let url = match page {
-            Page::First => {
-                let mut url = endpoint.url(self.repository(), "tags/list");
-                url.query_pairs_mut().append_pair("n", "1000");
-                url
-            }
-            Page::Next(base, url) if base == endpoint.base => url,
-            Page::Next(..) => return Err(Fault::broken("another endpoint began the list")),
-        };
-        let mut response = host.request(&Call::new(Method::GET, url), &self.scope).await?;
-        if !response.status().is_success() {
-            return Err(host.wire.refusal(response).await);
-        }
-        let next = text_header(&response, "link")
-            .and_then(|link| next_link(&link).and_then(|next| response.url().join(next).ok()))
-            .filter(|next| endpoint.owns(next))
-            .map(|next| (endpoint.base.clone(), next));
-        let body = host.wire.body(&mut response, MAX_MANIFEST).await?;
-        let list: TagList = serde_json::from_slice(&body)
-            .map_err(|_| Fault::Corrupt("its list of tags cannot be read".to_owned()))?;
-        Ok((list.tags.unwrap_or_default(), next))
-    }
-}
-
-#[derive(Clone)]
-enum Page {
-    First,
-    /// Base address of the endpoint that began the list, and where it goes on.
-    Next(Url, Url),
-}
-
-#[derive(serde::Deserialize)]
-struct TagList {
-    /// Null for a repository without tags.
-    tags: Option<Vec<String>>,
-}
-
-/// The target of `<URL>; rel="next"`.
-fn next_link(link: &str) -> Option<&str> {
-    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-    parameters.to_ascii_lowercase().contains("next").then_some(target)
 }
 
 /// Where a blob's bytes come from.
@@ -596,28 +482,5 @@ impl Source<'_> {
                 shown
             });
         Ok(reqwest::Body::wrap_stream(stream))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links() {
-        let rows = [
-            (
-                r#"</v2/a/tags/list?n=1&last=x>; rel="next""#,
-                Some("/v2/a/tags/list?n=1&last=x"),
-            ),
-            (r#"<https://h/x>; Rel=Next"#, Some("https://h/x")),
-            (r#"</x>; rel="prev""#, None),
-            ("/x", None),
-            ("<", None),
-            ("", None),
-        ];
-        for (link, expected) in rows {
-            assert_eq!(next_link(link), expected, "{link}");
-        }
     }
 }
