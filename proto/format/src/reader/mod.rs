@@ -173,7 +173,7 @@ impl<'a> Index<'a> {
         let behind = frames.partition_point(|frame| self.first_block(frame) <= block);
         let number = range.start.checked_add(behind.checked_sub(1)?)?;
         let blocks = self.frame_plain_len(number) / BLOCK as u32;
-        (block - self.frame_block(number) < blocks).then_some(number)
+        (block.checked_sub(self.frame_block(number))? < blocks).then_some(number)
     }
 
     /// Finds the chunk that starts at a block of a device. Cost: O(log chunks).
