@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 
 /// Deaths older than this no longer count.
 const MEMORY: Duration = Duration::from_secs(10);
-/// So many deaths within [`MEMORY`] are followed by an immediate start. A person or an OOM killer that strikes
-/// a few times a second stays within.
-const FREE_DEATHS: usize = 20;
+/// So many deaths within [`MEMORY`] are followed by an immediate start: whoever strikes that fast is a test.
+const FREE_DEATHS: usize = 60;
+/// Longest pause before a worker whose predecessors served: a start costs some 20 ms of CPU, so this burns little, and
+/// readers who wait for each of them still get on.
+const LONGEST_AFTER_SERVICE: Duration = Duration::from_millis(250);
 /// So many in a row that never came to serve are followed by an immediate start: their cause may be gone (a full
 /// disk, a moment without memory), but most likely it is not.
 const FREE_FAILURES: u32 = 2;
 /// First pause; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause.
+/// Longest pause before a worker whose predecessors never came to serve.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How patient the supervisor is.
@@ -111,7 +113,8 @@ impl Oversight {
         self.deaths.push_back(now);
         let often = self.deaths.len().saturating_sub(FREE_DEATHS);
         let failed = self.failures.saturating_sub(FREE_FAILURES);
-        let pause = pause(u32::try_from(often).unwrap_or(u32::MAX).max(failed));
+        let often = pause(u32::try_from(often).unwrap_or(u32::MAX)).min(LONGEST_AFTER_SERVICE);
+        let pause = often.max(pause(failed));
         self.state = State::Waiting { until: now + pause };
         pause
     }
@@ -196,7 +199,7 @@ mod tests {
         let t = Instant::now();
         let mut oversight = Oversight::new(PATIENCE, t);
         for n in 0..100 {
-            let now = after(t, n * 600);
+            let now = after(t, n * 200);
             oversight.started(now);
             oversight.ready(now);
             assert_eq!(oversight.died(now), Duration::ZERO, "death {n}");
@@ -213,7 +216,7 @@ mod tests {
             oversight.ready(after(t, n));
             longest = longest.max(oversight.died(after(t, n)));
         }
-        assert_eq!(longest, LONGEST_PAUSE);
+        assert_eq!(longest, LONGEST_AFTER_SERVICE);
         let later = after(t, 60_000);
         oversight.started(later);
         oversight.ready(later);
@@ -231,6 +234,8 @@ mod tests {
             })
             .collect();
         assert_eq!(pauses, [0, 0, 50, 100, 200, 400]);
+        let longest = (6..50).map(|n| oversight.died(after(t, n))).max();
+        assert_eq!(longest, Some(LONGEST_PAUSE));
     }
 
     #[test]
