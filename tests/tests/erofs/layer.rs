@@ -13,26 +13,26 @@ const BLOCK: usize = 4096;
 const CHUNKS_PER_FRAME: usize = 3;
 
 /// The root of every tree.
-pub const ROOT: InodeId = InodeId(0);
+pub(crate) const ROOT: InodeId = InodeId(0);
 
 /// Plain bytes of one blob, and where its chunks are.
 #[derive(Clone, Debug, Default)]
-pub struct Pack {
-    pub plain: Vec<u8>,
+pub(crate) struct Pack {
+    pub(crate) plain: Vec<u8>,
     chunks: Vec<Chunk>,
 }
 
 /// A tree under construction.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    pub tree: Tree,
-    pub packs: Vec<Pack>,
+pub(crate) struct Layer {
+    pub(crate) tree: Tree,
+    pub(crate) packs: Vec<Pack>,
     /// Content of each regular file; holes are zeros.
-    pub contents: BTreeMap<InodeId, Vec<u8>>,
+    pub(crate) contents: BTreeMap<InodeId, Vec<u8>>,
 }
 
 /// An inode of root's, of an ordinary time.
-pub fn inode(mode: u32, body: Body) -> Inode {
+pub(crate) fn inode(mode: u32, body: Body) -> Inode {
     Inode {
         mode,
         uid: 0,
@@ -47,13 +47,13 @@ pub fn inode(mode: u32, body: Body) -> Inode {
 }
 
 /// An empty directory.
-pub fn dir() -> Inode {
+pub(crate) fn dir() -> Inode {
     inode(S_IFDIR | 0o755, Body::Dir(BTreeMap::new()))
 }
 
 impl Layer {
     /// A root and nothing else, over as many blobs.
-    pub fn new(packs: usize) -> Self {
+    pub(crate) fn new(packs: usize) -> Self {
         Self {
             tree: Tree { inodes: vec![dir()] },
             packs: vec![Pack::default(); packs],
@@ -62,7 +62,7 @@ impl Layer {
     }
 
     /// Adds an inode under a name; a name that is taken stays as it is.
-    pub fn add(&mut self, parent: InodeId, name: &[u8], inode: Inode) -> InodeId {
+    pub(crate) fn add(&mut self, parent: InodeId, name: &[u8], inode: Inode) -> InodeId {
         let id = InodeId(self.tree.inodes.len() as u32);
         self.tree.inodes.push(inode);
         self.link(parent, name, id);
@@ -70,7 +70,7 @@ impl Layer {
     }
 
     /// Adds a name of an inode that is there; a name that is taken stays as it is.
-    pub fn link(&mut self, parent: InodeId, name: &[u8], id: InodeId) {
+    pub(crate) fn link(&mut self, parent: InodeId, name: &[u8], id: InodeId) {
         let Body::Dir(entries) = &mut self.tree.inodes[parent.0 as usize].body else {
             panic!("{parent:?} is no directory");
         };
@@ -78,7 +78,7 @@ impl Layer {
     }
 
     /// Adds a regular file whose chunks go to one blob; chunks of zeros become holes.
-    pub fn add_file(
+    pub(crate) fn add_file(
         &mut self,
         parent: InodeId,
         name: &[u8],
@@ -100,7 +100,7 @@ impl Layer {
     }
 
     /// Tables for the packs: raw frames of a few chunks each.
-    pub fn tables(&self) -> Tables {
+    pub(crate) fn tables(&self) -> Tables {
         let mut tables = Tables {
             devices: Vec::new(),
             frames: Vec::new(),

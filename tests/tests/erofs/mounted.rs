@@ -22,14 +22,14 @@ use crate::layer::{Layer, ROOT};
 const WHOLE_FILE_LIMIT: u64 = 64 << 20;
 
 /// An index and its packs as files.
-pub struct OnDisk {
+pub(crate) struct OnDisk {
     dir: tempfile::TempDir,
     packs: Vec<PathBuf>,
     mounted: bool,
 }
 
 /// Writes a layer, has erofs-utils check it, mounts it and compares every file.
-pub fn verify(layer: &Layer) -> Result<()> {
+pub(crate) fn verify(layer: &Layer) -> Result<()> {
     let mut disk = OnDisk::write(layer, &layer.tables())?;
     disk.fsck()?;
     disk.dump()?;
@@ -43,7 +43,7 @@ pub fn verify(layer: &Layer) -> Result<()> {
 
 impl OnDisk {
     /// Writes index and packs into a new directory.
-    pub fn write(layer: &Layer, tables: &Tables) -> Result<Self> {
+    pub(crate) fn write(layer: &Layer, tables: &Tables) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let bytes = write_index(&layer.tree, tables)?;
         let index = Index::parse(&bytes)?;
@@ -105,7 +105,7 @@ impl OnDisk {
     }
 
     /// Mounts the index by fsopen(2): mount(8) would put a loop device between.
-    pub fn mount(&mut self, directio: bool) -> Result<()> {
+    pub(crate) fn mount(&mut self, directio: bool) -> Result<()> {
         let fs = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen")?;
         fsconfig_set_string(fs.as_fd(), "source", self.path("index"))?;
         for pack in &self.packs {
@@ -132,14 +132,14 @@ impl OnDisk {
         Ok(())
     }
 
-    pub fn unmount(&mut self) -> Result<()> {
+    pub(crate) fn unmount(&mut self) -> Result<()> {
         unmount(self.path("mnt"), UnmountFlags::DETACH)?;
         self.mounted = false;
         Ok(())
     }
 
     /// Compares the mounted tree with the layer's, attribute by attribute.
-    pub fn compare(&self, layer: &Layer) -> Result<()> {
+    pub(crate) fn compare(&self, layer: &Layer) -> Result<()> {
         let mut walk = Walk {
             layer,
             links: count_links(layer),
