@@ -247,7 +247,7 @@ fn refuse_unconvertible(what: &str, layers: &[Descriptor], facts: &ConfigFacts) 
 }
 
 /// Reads a small document whole.
-async fn read_small(store: &Store, descriptor: &Descriptor) -> Result<Bytes, Error> {
+pub(crate) async fn read_small(store: &Store, descriptor: &Descriptor) -> Result<Bytes, Error> {
     if descriptor.size() > crate::limits::MAX_CONFIG {
         let (value, limit) = (descriptor.size(), crate::limits::MAX_CONFIG);
         return Err(Error::Limit {

@@ -19,9 +19,11 @@ mod chunker;
 pub mod decompress;
 mod earlier;
 pub mod error;
+mod frames;
 mod hot;
 mod image;
 mod index;
+mod inspect;
 mod layer;
 pub mod limits;
 mod load;
@@ -31,17 +33,19 @@ pub mod report;
 mod spool;
 mod stream;
 pub mod tar;
+mod verify;
 
-use std::path::Path;
-
-use lacewing_oci::{Client, Reference};
-use serde::Serialize;
+use lacewing_oci::Reference;
 
 pub use error::Error;
 pub use image::convert;
+pub use inspect::{
+    BlobInspection, ImageInspection, Inspection, LayerInspection, export, inspect, inspect_file,
+};
 pub use load::{LayerIndex, load_indexes};
 pub use progress::{Event, NoProgress, Progress};
 pub use report::{ImageReport, LayerReport, Report};
+pub use verify::{Difference, check};
 
 /// How to convert.
 #[derive(Clone, Debug)]
@@ -80,43 +84,4 @@ impl Default for ConvertOptions {
             spool_dir: None,
         }
     }
-}
-
-/// One way in which a converted image differs from its original layers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    /// Digest of the layer.
-    pub layer: String,
-    /// Path in the layer, lossy; empty if it is about the layer as a whole.
-    pub path: String,
-    /// What differs.
-    pub what: String,
-}
-
-/// Proves a converted image equal to its original layers; empty if it is.
-///
-/// # Errors
-/// What cannot be read at all. What can be read and is wrong is a [`Difference`].
-pub async fn check(_client: &Client, _reference: &Reference) -> Result<Vec<Difference>, Error> {
-    unimplemented!()
-}
-
-/// What is in a converted image.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Inspection {}
-
-/// Describes a converted image, or a single index file.
-///
-/// # Errors
-/// See [`Error`].
-pub async fn inspect(_client: &Client, _reference: &Reference) -> Result<Inspection, Error> {
-    unimplemented!()
-}
-
-/// Writes per layer `NAME.erofs` (the EROFS image alone) and the plain device files it points to.
-///
-/// # Errors
-/// See [`Error`].
-pub async fn export(_client: &Client, _reference: &Reference, _dir: &Path) -> Result<(), Error> {
-    unimplemented!()
 }
