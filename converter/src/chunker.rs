@@ -273,7 +273,7 @@ impl Contents for Chunker<'_> {
                 self.extent(None, rank, &mut extents);
                 continue;
             };
-            if left == 0 || left > TAIL || plain.len() <= SMALL_CHUNK {
+            if left == 0 || left > TAIL.min(chunk_size) {
                 let place = self.store(plain, rank)?;
                 self.extent(Some(place), rank, &mut extents);
                 continue;

@@ -134,8 +134,8 @@ impl Worker {
                 left.push(position);
             }
         }
-        // Buffers of unusually large frames are not kept.
-        if self.plain.capacity() > (1 << 20) {
+        // Buffers of unusually large frames are not kept: 1 MiB of small files, padded, is usual.
+        if self.plain.capacity() > (2 << 20) {
             self.plain = Vec::new();
         }
         let _ = job.left.send(left);
@@ -234,6 +234,7 @@ fn land(job: &Job, view: &Index<'_>, frame: usize, plain: &[u8], kept: io::Resul
     job.shared.trouble.over(pack);
     match kept {
         Ok(()) => {
+            job.shared.stored();
             for chunk in view.frame_chunks(frame) {
                 job.shared.places.note(
                     &chunk.id(),
