@@ -18,7 +18,8 @@ FOLDER = CACHE / "images"
 # By name; each makes one or more images. Longest first, so that two at a time end together.
 GROUPS = {
     "python": images.python, "node": images.node, "java": images.java, "nginx": images.nginx, "redis": images.redis,
-    "small": images.small, "edge": edge_images.odd, "layers-100": edge_images.hundred_layers, "refused": edge_images.refused,
+    "small": images.small, "edge": edge_images.odd, "twice": edge_images.twice,
+    "layers-100": edge_images.hundred_layers, "refused": edge_images.refused,
 }
 
 # The five realistic ones.

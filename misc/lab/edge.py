@@ -148,6 +148,15 @@ def contents(tar: TarWriter) -> None:
     tar.add("contents/again/", DIRECTORY, mode=0o755, mtime=6, uid=9)
 
 
+def changed_contents(tar: TarWriter) -> None:
+    """Changes what `contents` brought; another `contents` above brings most of it back."""
+    tar.add("contents/text", data=b"changed\n", mode=0o600)
+    tar.add("contents/.wh.repeated")
+    tar.add("contents/again/added", data=b"stays\n")
+    tar.add("contents/.wh.became-dir")
+    tar.add("contents/size-0/", DIRECTORY)
+
+
 def formats(tar: TarWriter) -> None:
     """Old and odd ways to write a member."""
     tar.pax_header({b"comment": b"0123456789012345678901234567890123456789", b"mtime": b"99"}, b"g")

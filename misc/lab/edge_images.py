@@ -9,7 +9,6 @@ READY = shell("ls -lR /bin /etc >/dev/null; echo ready")
 
 def odd(layout: Layout) -> list[Image]:
     """One image with everything that containerd accepts, in layers of every compression."""
-    same = layout.layer(edge.contents)
     layers = [
         layout.layer(write_busybox),
         layout.layer(edge.links),
@@ -17,9 +16,8 @@ def odd(layout: Layout) -> list[Image]:
         layout.layer(lambda tar: None),
         layout.layer(edge.escapes, PLAIN),
         layout.layer(edge.attributes, ZSTD),
-        same,
+        layout.layer(edge.contents),
         layout.layer(edge.marks_below),
-        same,
         layout.layer(edge.marks, end=False),
         layout.layer(lambda tar: None),
         layout.layer(edge.replacements, PLAIN, end=False),
@@ -27,6 +25,14 @@ def odd(layout: Layout) -> list[Image]:
     ]
     layout.image("edge", layers, {"Cmd": READY})
     return [Image("edge", READY, "hard links, names, escapes, attributes, sizes, marks, replacements, formats")]
+
+
+def twice(layout: Layout) -> list[Image]:
+    """The same layer twice, with another in between that changes what the first brought."""
+    same = layout.layer(edge.contents)
+    layers = [layout.layer(write_busybox), same, layout.layer(edge.changed_contents), same]
+    layout.image("twice", layers, {"Cmd": READY})
+    return [Image("twice", READY, "the same layer twice")]
 
 
 def hundred_layers(layout: Layout) -> list[Image]:

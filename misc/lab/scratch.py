@@ -30,7 +30,7 @@ def remove_disk(folder: Path) -> None:
     kill_using(folder)
     unmount_below(folder)
     run("umount", "-l", folder, check=False)
-    folder.rmdir()
+    run("rm", "-rf", "--one-file-system", folder)
     folder.with_suffix(".img").unlink(missing_ok=True)
 
 

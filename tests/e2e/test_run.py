@@ -7,8 +7,12 @@ from lab.containers import CRI, CTR, running
 from lab.corpus import REALISTIC
 from lab.walk import differences
 
-IMAGES = [*REALISTIC, "python-zstd", "python-multi", "busybox", "edge", "layers-100"]
+IMAGES = [*REALISTIC, "python-zstd", "python-multi", "busybox", "edge", "twice", "layers-100"]
 GENERATIONS = [1, 2]
+
+
+# See `differences`.
+MERGED = {"twice": b"/contents"}
 
 
 def layer_blobs(case: Case, name: str, content: set[str]) -> set[str]:
@@ -32,12 +36,12 @@ class Lazy(Case):
         else:
             self.assertIn("ready", node.client("-user", "0", "cri-run", reference, *image.ready))
         with running(node, how, reference, "lacewing") as container:
-            self.assert_same(differences(self.world.expected_root(name, generation, how), container.root(), self.world.since))
+            self.assert_same(differences(self.world.expected_root(name, generation, how), container.root(), self.world.since, MERGED.get(name)))
             self.assertIn("ready", container.exec(*image.ready, user=1000))
         self.assertEqual(layer_blobs(self, name, node.content(namespace)), set(), "layers came later")
 
 
-@for_each(itertools.product(["busybox", "edge", "layers-100"], GENERATIONS))
+@for_each(itertools.product(["busybox", "edge", "twice", "layers-100"], GENERATIONS))
 class View(Case):
     """The read-only view of a snapshot, with nothing of a container in it."""
 
@@ -45,7 +49,7 @@ class View(Case):
         node = self.world.node(generation).containerd
         node.pull(self.world.lazy(name), "lacewing")
         found = self.world.view_tree(node, "lacewing", name)
-        self.assert_same(differences(self.world.expected(name, generation), found, self.world.since))
+        self.assert_same(differences(self.world.expected(name, generation), found, self.world.since, MERGED.get(name)))
 
 
 @for_each(itertools.product(IMAGES, GENERATIONS))

@@ -9,7 +9,7 @@ from lab.paths import lacewing
 from lab.process import run, wait_until
 from lab.walk import differences, walk
 
-IMAGES = [*REALISTIC, "python-zstd", "busybox", "edge", "layers-100"]
+IMAGES = [*REALISTIC, "python-zstd", "busybox", "edge", "twice", "layers-100"]
 
 
 @for_each((name,) for name in IMAGES)
