@@ -15,7 +15,7 @@ use fuse_backend_rs::abi::fuse_abi::{
 };
 use rustix::event::epoll;
 use rustix::io::Errno;
-use tracing::debug;
+use tracing::{debug, warn};
 use vm_memory::ByteValued;
 
 use crate::error::ReadError;
@@ -29,6 +29,9 @@ use crate::wire;
 /// Bytes of a thread's request buffer. The kernel wants 8 KiB and what the longest write takes;
 /// this file system takes none.
 const REQUEST: usize = 16 << 10;
+
+/// Pause after a failure that should not happen.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Seconds the kernel may keep names and attributes: packs never change, and their numbers are
 /// never used again.
@@ -118,7 +121,7 @@ impl Server {
         let mut events = Vec::with_capacity(2);
         while !self.stopped.load(Ordering::Acquire) {
             match rustix::io::read(&self.fd, &mut thread.request[..]) {
-                Ok(len) => thread.handle(len)?,
+                Ok(len) => thread.handle(len),
                 Err(Errno::AGAIN) => {
                     events.clear();
                     match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None) {
@@ -129,7 +132,11 @@ impl Server {
                 // ENOENT: the request was taken back before it was read.
                 Err(Errno::INTR | Errno::NOENT) => {}
                 Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(()),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // Not a reason to leave readers without an answer, nor to spin.
+                    warn!(%error, "a request could not be read");
+                    std::thread::sleep(PAUSE);
+                }
             }
         }
         Ok(())
@@ -156,9 +163,9 @@ enum Outcome {
 }
 
 impl Thread {
-    fn handle(&mut self, len: usize) -> io::Result<()> {
+    fn handle(&mut self, len: usize) {
         let Some((header, _)) = wire::take::<InHeader>(&self.request[..len]) else {
-            return Ok(());
+            return;
         };
         if header.unique & wire::RESENT != 0 {
             add(&self.server.tally.resent, 1);
@@ -169,13 +176,8 @@ impl Thread {
             Outcome::Error(error) => wire::answer(&self.server.fd, header.unique, error, &[]),
             Outcome::Silent => Ok(()),
         };
-        match sent {
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-            Err(error) => {
-                debug!(%error, opcode = header.opcode, "an answer was not taken");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
+        if let Err(error) = sent {
+            debug!(%error, opcode = header.opcode, "an answer was not taken");
         }
     }
 
@@ -302,10 +304,7 @@ impl Thread {
             self.data.resize(message, 0);
         }
         let message = &mut self.data[..message];
-        let outcome = match volume
-            .pack
-            .read(range.start, &mut message[wire::OUT_HEADER..])
-        {
+        let outcome = match volume.pack.read(range.start, &mut message[wire::OUT_HEADER..]) {
             Ok(true) => {
                 add(&tally.read_bytes, len as u64);
                 if let Err(error) = wire::answer_in_place(&self.server.fd, header.unique, message) {

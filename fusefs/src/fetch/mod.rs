@@ -345,6 +345,13 @@ impl Shared {
         self.trouble.note(pack.number, pack.blob, layer, error);
     }
 
+    /// Notes that the store takes bytes (again).
+    fn stored(&self) {
+        if self.full.load(Ordering::Relaxed) {
+            self.full.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Notes that verified bytes could not be kept. Readers have them all the same; completing in
     /// the background stops.
     fn unstored(&self, run: &Run<Target>, error: &io::Error) {

@@ -21,12 +21,11 @@ const ZSTD: Cut = Cut {
 
 use crate::node::{Node, node, quiet, read_at};
 
-/// CPU seconds of this process.
-fn cpu() -> f64 {
+/// CPU seconds of this process, in user and in system mode.
+fn cpu() -> [f64; 2] {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-    ticks / 100.0
+    [11, 12].map(|at| fields[at].parse::<f64>().unwrap() / 100.0)
 }
 
 /// Resident bytes of this process: anonymous, of files.
@@ -115,9 +114,11 @@ fn measure(node: &Node, what: &str, list: &Path) {
     let counters = node.engine().counters();
     let (wall, reader) = read_elsewhere(list);
     let after = node.engine().counters();
+    let [user, system] = cpu();
     println!(
-        "{what}: wall {wall:.2} s, server {:.2} s, reader {reader:.2} s, READs {}, misses {}, source reads {}, decoded {}",
-        cpu() - before,
+        "{what}: wall {wall:.2} s, server {:.2} s user + {:.2} s system, reader {reader:.2} s, READs {}, misses {}, source reads {}, decoded {}",
+        user - before[0],
+        system - before[1],
         after.reads - counters.reads,
         after.misses - counters.misses,
         after.source_reads - counters.source_reads,
@@ -202,4 +203,77 @@ fn cost_of_random_reads() {
     }
     let mean = start.elapsed() / 200;
     println!("200 random reads: mean {mean:?}, {:?}", node.engine().counters());
+}
+
+const INDEXES: &str = "LACEWING_COST_INDEXES";
+
+/// Twenty images of 50,000 files each, mounted by a process of its own, one of them walked.
+#[test]
+#[ignore = "prints figures"]
+fn cost_of_many_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in 0..20 {
+        let files = (0..50_000).map(|n| (format!("{number}-file-{n:05}"), noise(n + number * 50_000, 1500)));
+        let layer = layer(files.collect(), ZSTD);
+        std::fs::write(dir.path().join(format!("{number:02}.index")), &layer.index).unwrap();
+        std::fs::write(dir.path().join(layer.blob_digest.hex()), &layer.blob).unwrap();
+    }
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "cost::many_layers_child", "--ignored", "--nocapture"])
+        .env(INDEXES, dir.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+#[ignore = "started by the one above"]
+fn many_layers_child() {
+    let Ok(dir) = std::env::var(INDEXES) else { return };
+    let Some(mut node) = node(quiet) else { return };
+    node.stop();
+    let runtime = node.runtime.handle().clone();
+    let source = std::sync::Arc::new(crate::source::Files {
+        dir: dir.clone().into(),
+        delay: Duration::ZERO,
+    });
+    let mut options = lacewing_fusefs::Options::new(node.root.path(), source, runtime);
+    options.background = false;
+    let engine = lacewing_fusefs::Engine::open(options).unwrap();
+    node.serving = Some(engine.serve(node.connection.try_clone().unwrap()).unwrap());
+    println!("before: {}", rss());
+    let mut shown = vec![];
+    for number in 0..20 {
+        let index = std::fs::read(format!("{dir}/{number:02}.index")).unwrap();
+        let start = Instant::now();
+        let id = engine
+            .add_layer(&index, lacewing_format::Digest::of(&index))
+            .unwrap();
+        let added = start.elapsed();
+        let start = Instant::now();
+        shown.push(engine.show(id).unwrap().path);
+        println!(
+            "layer {number}: add {added:?}, show {:?}, {}",
+            start.elapsed(),
+            rss()
+        );
+    }
+    let start = Instant::now();
+    let out = Command::new("find").arg(&shown[7]).arg("-ls").output().unwrap();
+    println!(
+        "walk: {:?}, {} lines, {}",
+        start.elapsed(),
+        out.stdout.split(|b| *b == b'\n').count(),
+        rss()
+    );
+    let list = node.root.path().join("list");
+    let names: Vec<String> = (0..50_000)
+        .map(|n| format!("{}/7-file-{n:05}", shown[7].display()))
+        .collect();
+    std::fs::write(&list, names.join("\n")).unwrap();
+    let (wall, _) = read_elsewhere(&list);
+    println!("all files of it read: {wall:.2} s, {}", rss());
+    engine.status();
+    println!("after status: {}", rss());
+    node.engine = Some(engine);
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::image::{Cut, Layer, layer, mixed, noise};
+use crate::image::{Cut, Layer, layer, lie, mixed, noise};
 use crate::node::{Node, node, quiet, read_at, verify};
 use crate::source::Mood;
 
@@ -137,4 +137,50 @@ fn an_index_that_is_damaged_anywhere_is_refused_or_harmless() {
         );
     }
     assert!(node.engine().status().is_empty());
+}
+
+#[test]
+fn an_index_that_lies_about_another_blob_harms_itself_only() {
+    for victim_first in [false, true] {
+        let Some(node) = node(quiet) else { return };
+        let one = |seed, name: &str| layer(vec![(name.to_owned(), noise(seed, 200_000))], Cut::default());
+        let (evil, victim) = (one(1, "own"), one(2, "file"));
+        let (index, digest) = lie(&evil, &victim);
+        node.source.put(evil.blob_digest, evil.blob.clone());
+        if victim_first {
+            verify(&node.show(&victim), &victim);
+        }
+        let id = node.engine().add_layer(&index, digest).unwrap();
+        let path = node.engine().show(id).unwrap().path;
+        verify(&path, &evil);
+        let lied = read_at(&path.join("victim"), 0, 200_000);
+        assert!(lied.is_err() || lied.unwrap() == evil.files[0].1);
+        verify(&node.show(&victim), &victim);
+        node.engine().remove(id).unwrap();
+        verify(&node.show(&victim), &victim);
+    }
+}
+
+#[test]
+fn a_full_disk_is_no_outage() {
+    let packs = |root: &std::path::Path| root.join("packs");
+    let Some(node) = node(|options| {
+        quiet(options);
+        let dir = packs(&options.root);
+        std::fs::create_dir_all(&dir).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", &dir, "tmpfs", flags, Some(c"size=3m")).unwrap();
+    }) else {
+        return;
+    };
+    let layer = mixed(8, 50, 3);
+    let path = node.show(&layer);
+    verify(&path, &layer);
+    std::fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
+    verify(&path, &layer);
+    let counters = node.engine().counters();
+    assert!(counters.unstored > 0, "{counters:?}");
+    assert_eq!(counters.read_errors, 0);
+    let flags = rustix::mount::UnmountFlags::DETACH;
+    rustix::mount::unmount(packs(node.root.path()), flags).unwrap();
 }

@@ -182,3 +182,42 @@ pub(crate) fn mixed(seed: u64, small: usize, large: usize) -> Layer {
     }
     layer(files, Cut::default())
 }
+
+/// An index that is true about its own blob and lies about another's: it claims that the first
+/// chunk of `victim`'s blob is that of `own`. Both have one file of one chunk of the same length.
+pub(crate) fn lie(own: &Layer, victim: &Layer) -> (Vec<u8>, Digest) {
+    let tables = |layer: &Layer| {
+        let plain = zstd::stream::decode_all(&layer.index[..]).unwrap();
+        let index = lacewing_format::Index::parse(&plain).unwrap();
+        (index.devices()[0], index.frames()[0], index.chunks()[0])
+    };
+    let ((d0, f0, c0), (d1, f1, _)) = (tables(own), tables(victim));
+    let device = |of: Device, first| Device::new(of.blob(), of.stored_len(), of.blocks(), first, 1);
+    let frame =
+        |of: Frame, first| Frame::new(of.stored_offset(), of.stored_len(), first, 1, of.codec().unwrap());
+    let file = |device| {
+        let extents = vec![Extent::Data { device, block: 0 }];
+        let size = u64::from(c0.len());
+        inode(
+            S_IFREG | 0o644,
+            Body::File(FileBody {
+                size,
+                chunk_bits: 18,
+                extents,
+            }),
+        )
+    };
+    let names = BTreeMap::from([(b"own".to_vec(), InodeId(1)), (b"victim".to_vec(), InodeId(2))]);
+    let inodes = vec![inode(S_IFDIR | 0o755, Body::Dir(names)), file(0), file(1)];
+    let tables = Tables {
+        devices: vec![device(d0, 0), device(d1, 1)],
+        frames: vec![frame(f0, 0), frame(f1, 1)],
+        chunks: vec![c0, c0],
+        prefetch: vec![],
+        layer: Digest::of(b"lie"),
+        diff_id: Digest::of(b"lie"),
+    };
+    let index = zstd::bulk::compress(&write_index(&Tree { inodes }, &tables).unwrap(), 1).unwrap();
+    let digest = Digest::of(&index);
+    (index, digest)
+}
