@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use lacewing_format::Digest;
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::FlockOperation;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tracing::error;
@@ -197,7 +196,7 @@ impl Engine {
         let indexes = Indexes::open(&root.join("indexes"))?;
         let mut catalogue = Catalogue::load(&root.join("catalogue"))?;
         let (volumes, layers) = load(&root, &indexes, &mut catalogue, boot)?;
-        let features = probe(&root.join("probe"), &options.deny);
+        let features = probe(&root.join("probe"), &options.deny, &options.runtime);
         let trees = KernelTrees {
             obstacle: features.erofs_file.clone().and_then(Result::err),
             directio: features.directio,
@@ -238,14 +237,8 @@ impl Engine {
     /// must be the one that is mounted on [`Engine::data_dir`].
     pub fn serve(&self, connection: Connection) -> Result<Serving> {
         self.drop_stale_mounts()?;
-        let server = Arc::new(Server {
-            fd: Arc::new(connection.fd),
-            volumes: self.volumes.clone(),
-            fetcher: self.fetcher.clone(),
-            tally: self.tally.clone(),
-            stop: eventfd(0, EventfdFlags::CLOEXEC).at("make", "an eventfd")?,
-            stopped: AtomicBool::new(false),
-        });
+        let (volumes, fetcher) = (self.volumes.clone(), self.fetcher.clone());
+        let server = Arc::new(Server::new(connection, volumes, fetcher, self.tally.clone())?);
         // Before the first request is read: what comes again is what the last process left.
         if !self.options.deny.contains(&Feature::Resend) {
             wire::resend(&server.fd).at("ask for requests again on", "/dev/fuse")?;

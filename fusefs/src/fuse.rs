@@ -13,14 +13,15 @@ use fuse_backend_rs::abi::fuse_abi::{
     Attr, AttrOut, Dirent, Direntplus, EntryOut, InHeader, InterruptIn, Kstatfs, Opcode, OpenIn, OpenOptions,
     OpenOut, ReadIn, StatfsOut,
 };
-use rustix::event::epoll;
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
 use tracing::{debug, warn};
 use vm_memory::ByteValued;
 
-use crate::error::ReadError;
+use crate::error::{IoContext, ReadError, Result};
 use crate::fetch::{Answer, Fetcher, Origin};
 use crate::packfs::{self, Attributes, Packs, Refusal};
+use crate::session::Connection;
 use crate::store::pack::PackNumber;
 use crate::tally::{Tally, add};
 use crate::volumes::Volumes;
@@ -100,6 +101,23 @@ fn errno(refusal: Refusal) -> i32 {
 }
 
 impl Server {
+    /// Makes the server of a connection.
+    pub(crate) fn new(
+        connection: Connection,
+        volumes: Arc<Volumes>,
+        fetcher: Arc<Fetcher>,
+        tally: Arc<Tally>,
+    ) -> Result<Server> {
+        Ok(Server {
+            fd: Arc::new(connection.fd),
+            volumes,
+            fetcher,
+            tally,
+            stop: eventfd(0, EventfdFlags::CLOEXEC).at("make", "an eventfd")?,
+            stopped: AtomicBool::new(false),
+        })
+    }
+
     /// Answers requests until the connection ends or the server is stopped.
     pub(crate) fn run(self: &Arc<Self>) -> io::Result<()> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;

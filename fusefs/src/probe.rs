@@ -4,25 +4,39 @@
 //! on a tiny image and the result compared byte by byte.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use lacewing_format::limits::BLOCK;
 use lacewing_format::{
     Body, Chunk, ChunkId, Codec, Device, Digest, Extent, FileBody, Frame, Inode, InodeId, Tables, Time, Tree,
     write_index,
 };
+use tokio::runtime::Handle;
 
 use crate::engine::{Feature, Features};
 use crate::erofs;
 use crate::error::{Error, IoContext, Result};
-use crate::session::{mount_data, unmount_all};
+use crate::fetch::{Fetcher, FetcherOptions};
+use crate::fuse::Server;
+use crate::session::{Connection, Serving, mount_data, unmount_all};
+use crate::source::{BlobSource, Class, SourceError};
+use crate::store::pack::{BootId, Identity, Pack, PackNumber};
+use crate::store::places::Places;
+use crate::tally::Tally;
+use crate::volumes::{Volume, Volumes};
 use crate::wire;
 
 /// Bytes of the probe's file: more than a block, and no whole number of them.
 const LEN: usize = 5000;
 
 /// Probes the kernel, with files below `dir`, which is removed in the end.
-pub(crate) fn probe(dir: &Path, deny: &[Feature]) -> Features {
-    let probed = probe_in(dir, deny);
+pub(crate) fn probe(dir: &Path, deny: &[Feature], runtime: &Handle) -> Features {
+    let probed = probe_in(dir, deny, runtime);
     let mount = dir.join("tree");
     let _ = unmount_all(&mount);
     let _ = unmount_all(&dir.join("fuse"));
@@ -33,20 +47,36 @@ pub(crate) fn probe(dir: &Path, deny: &[Feature]) -> Features {
     })
 }
 
-fn probe_in(dir: &Path, deny: &[Feature]) -> Result<Features> {
-    unmount_all(&dir.join("tree"))?;
+fn probe_in(dir: &Path, deny: &[Feature], runtime: &Handle) -> Result<Features> {
     let target = dir.join("tree");
+    for leftover in [&target, &dir.join("fuse")] {
+        unmount_all(leftover)?;
+    }
     std::fs::create_dir_all(&target).at("make", &target)?;
-    let (image, device) = write_files(dir)?;
+    let image = dir.join("image");
+    let bytes = index(&plain()).map_err(|error| Error::Unsupported {
+        reason: error.to_string(),
+    })?;
+    std::fs::write(&image, bytes).at("write", &image)?;
+    let pack = pack(dir)?;
+    let plain_file = pack.path().to_owned();
+    let connection = mount_data(&dir.join("fuse"))?;
     let denied = |feature| deny.contains(&feature);
-    let tree = |directio| read_back(&image, &device, directio, &target);
+    let resend = !denied(Feature::Resend) && wire::resend(&connection.fd).unwrap_or(false);
+    let serving = serve(connection, pack, runtime)?;
+    let fuse_file = dir.join("fuse").join(PACK.to_string());
+    // Both kinds of devices that layers get: a pack through FUSE, and its plain file.
+    let tree = |directio| {
+        read_back(&image, &plain_file, directio, &target)?;
+        read_back(&image, &fuse_file, directio, &target)
+    };
     let erofs_file = if denied(Feature::ErofsFile) {
         Err("EROFS mounts of files are switched off".to_owned())
     } else {
         tree(false)
     };
     let directio = erofs_file.is_ok() && !denied(Feature::DirectIo) && tree(true).is_ok();
-    let resend = !denied(Feature::Resend) && resends(&dir.join("fuse"));
+    serving.stop();
     Ok(Features {
         erofs_file: Some(erofs_file),
         directio,
@@ -54,24 +84,56 @@ fn probe_in(dir: &Path, deny: &[Feature]) -> Result<Features> {
     })
 }
 
+/// Number of the probe's pack.
+const PACK: PackNumber = 1;
+
+/// Makes a complete pack.
+fn pack(dir: &Path) -> Result<Pack> {
+    let packs = dir.join("packs");
+    std::fs::create_dir_all(&packs).at("make", &packs)?;
+    let mut padded = plain();
+    padded.resize(2 * BLOCK, 0);
+    let identity = Identity {
+        number: PACK,
+        blob: Digest::of(&padded),
+        blocks: 2,
+    };
+    let pack = Pack::open(&packs, identity, BootId([0; 16]))?;
+    pack.store(0, &padded).at("write", &packs)?;
+    Ok(pack)
+}
+
+/// Serves the pack by the very code that serves all packs.
+fn serve(connection: Connection, pack: Pack, runtime: &Handle) -> Result<Serving> {
+    let volumes = Arc::new(Volumes::default());
+    let places = Places::open(&pack.path().with_extension("places"))?;
+    volumes.insert(Arc::new(Volume::new(pack)));
+    let tally = Arc::new(Tally::default());
+    let options = FetcherOptions {
+        source: Arc::new(Nothing),
+        runtime: runtime.clone(),
+        read_timeout: Duration::from_secs(1),
+    };
+    let fetcher = Fetcher::new(options, places, volumes.clone(), tally.clone())?;
+    let server = Server::new(connection, volumes, Arc::new(fetcher), tally)?;
+    Serving::start(Arc::new(server), 1)
+}
+
+/// A source that has nothing: all bytes of the probe's pack are there.
+struct Nothing;
+
+impl BlobSource for Nothing {
+    fn read(&self, _: Digest, _: Range<u64>, _: Class) -> BoxFuture<'static, Result<Bytes, SourceError>> {
+        let error = SourceError::Missing("the probe has no source".into());
+        Box::pin(std::future::ready(Err(error)))
+    }
+}
+
 fn plain() -> Vec<u8> {
     (0..LEN).map(|n| (n * 7 % 251) as u8).collect()
 }
 
-/// Writes an index with one file and the plain device it points to.
-fn write_files(dir: &Path) -> Result<(PathBuf, PathBuf)> {
-    let plain = plain();
-    let bytes = index(&plain).map_err(|error| Error::Unsupported {
-        reason: error.to_string(),
-    })?;
-    let (image, device) = (dir.join("image"), dir.join("device"));
-    std::fs::write(&image, bytes).at("write", &image)?;
-    let mut padded = plain;
-    padded.resize(2 * 4096, 0);
-    std::fs::write(&device, padded).at("write", &device)?;
-    Ok((image, device))
-}
-
+/// An index with one file.
 fn index(plain: &[u8]) -> Result<Vec<u8>, lacewing_format::FormatError> {
     let inode = |mode, body| Inode {
         mode,
@@ -118,11 +180,4 @@ fn read_back(image: &Path, device: &Path, directio: bool, target: &Path) -> Resu
         Ok(_) => Err("EROFS from a file gives wrong bytes".into()),
         Err(error) => Err(format!("EROFS from a file cannot be read: {error}")),
     }
-}
-
-/// Whether the kernel knows how to send requests again.
-fn resends(dir: &Path) -> bool {
-    let knows = mount_data(dir).is_ok_and(|connection| wire::resend(&connection.fd).unwrap_or(false));
-    let _ = unmount_all(dir);
-    knows
 }
