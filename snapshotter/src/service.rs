@@ -48,7 +48,7 @@ impl api::snapshots_server::Snapshots for Service {
         let mounts = self
             .snapshotter
             .prepare(NewCall {
-                namespace,
+                namespace: namespace.or_else(|| namespace_of(&key)),
                 key,
                 parent,
                 labels,
@@ -70,7 +70,7 @@ impl api::snapshots_server::Snapshots for Service {
         let mounts = self
             .snapshotter
             .view(NewCall {
-                namespace,
+                namespace: namespace.or_else(|| namespace_of(&key)),
                 key,
                 parent,
                 labels,
@@ -213,6 +213,15 @@ fn namespace(metadata: &MetadataMap) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
 
+/// What containerd's metadata store makes of keys is `<namespace>/<number>/<key>`. Its 1.6 sends no header with the calls
+/// it passes on, and only the namespace's own content store knows where an image came from. A hint, never relied on.
+fn namespace_of(key: &str) -> Option<String> {
+    let mut parts = key.splitn(3, '/');
+    let (namespace, number, _key) = (parts.next()?, parts.next()?, parts.next()?);
+    let plausible = !namespace.is_empty() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    plausible.then(|| namespace.to_owned())
+}
+
 fn to_mounts(mounts: Vec<Mount>) -> Vec<types::Mount> {
     let to_mount = |mount: Mount| types::Mount {
         r#type: mount.kind.to_owned(),
@@ -243,5 +252,24 @@ fn to_timestamp(stamp: Stamp) -> Timestamp {
     Timestamp {
         seconds: stamp.secs,
         nanos: i32::try_from(stamp.nanos).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_namespace_in_a_key() {
+        for (key, namespace) in [
+            ("default/12/extract-1-ab sha256:00", Some("default")),
+            ("k8s.io/3/a/b", Some("k8s.io")),
+            ("default/x/y", None),
+            ("/1/y", None),
+            ("default/12", None),
+            ("key", None),
+        ] {
+            assert_eq!(namespace_of(key).as_deref(), namespace, "{key}");
+        }
     }
 }
