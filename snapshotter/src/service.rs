@@ -218,7 +218,8 @@ fn namespace(metadata: &MetadataMap) -> Option<String> {
 fn namespace_of(key: &str) -> Option<String> {
     let mut parts = key.splitn(3, '/');
     let (namespace, number, _key) = (parts.next()?, parts.next()?, parts.next()?);
-    let plausible = !namespace.is_empty() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let plausible =
+        !namespace.is_empty() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     plausible.then(|| namespace.to_owned())
 }
 
