@@ -41,6 +41,9 @@ use clap::Parser;
 use cli::{Cli, Command, LogFormat};
 use tracing_subscriber::EnvFilter;
 
+/// Libraries whose debug lines only help who debugs them.
+const QUIET: &str = "h2=info,hyper=info,hyper_util=info,reqwest=info,rustls=info,tower=info,tonic=info";
+
 /// What a command ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -96,6 +99,11 @@ fn log_to_stderr(cli: &Cli) -> Result<(), String> {
         .as_deref()
         .filter(|filter| !filter.is_empty())
         .unwrap_or(default);
+    let filter = match filter.contains(['=', ',']) {
+        true => filter.to_owned(),
+        // A plain level is about us: HTTP/2 alone would write a line per frame.
+        false => format!("{filter},{QUIET}"),
+    };
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log-level: {error}"))?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use bytes::Bytes;
 use lacewing_format::Digest;
 use lacewing_format::annotation::IndexRef;
-use lacewing_format::media_type;
 use lacewing_fusefs::{Engine, LayerId};
-use lacewing_oci::{Descriptor, MediaType, Reference};
+use lacewing_oci::Reference;
 use lacewing_snapshotter::{LayerRef, LayerRequest, Layers, MountError, Offer, ShownLayer, Usage};
 use tracing::{debug, info, warn};
 
+use super::ahead::Ahead;
 use super::content::{ContentStore, plausible};
 use super::origins::{Origins, Place};
 use super::source::RegistrySource;
@@ -23,6 +23,7 @@ use crate::limits::MAX_STORED_INDEX;
 pub(crate) struct NodeLayers {
     engine: Arc<Engine>,
     source: Arc<RegistrySource>,
+    ahead: Ahead,
     origins: Arc<Origins>,
     content: Option<ContentStore>,
     /// Why nothing can be lazy here, if so.
@@ -50,6 +51,7 @@ impl NodeLayers {
         });
         NodeLayers {
             engine,
+            ahead: Ahead::new(Arc::clone(&source.repositories)),
             source,
             origins,
             content,
@@ -87,6 +89,12 @@ impl NodeLayers {
             ));
         }
         let places = self.places(request, layer).await?;
+        if let (Some(manifest), Some(place)) = (layer.manifest, places.first()) {
+            let engine = Arc::clone(&self.engine);
+            self.ahead.begin(manifest, place, index.digest, move |index| {
+                engine.layer(index).is_some()
+            });
+        }
         let gate = self.gate(index.digest);
         let _alone = gate.lock().await;
         let id = match self.engine.layer(&index.digest) {
@@ -167,15 +175,11 @@ impl NodeLayers {
         Err(reason)
     }
 
-    async fn read_index(&self, index: IndexRef, place: &Place) -> Result<Vec<u8>, lacewing_oci::Error> {
-        let store = self.source.repositories.store(place).await?;
-        let mut blob = store.blob(&descriptor(index)).await?;
-        // The declared size is checked against what comes, so it is only a hint here, and a modest one.
-        let mut stored = Vec::with_capacity(usize::try_from(index.size.min(1 << 20)).unwrap_or(0));
-        while let Some(part) = blob.next().await {
-            stored.extend_from_slice(&part?);
+    async fn read_index(&self, index: IndexRef, place: &Place) -> Result<Bytes, lacewing_oci::Error> {
+        match self.ahead.take(&index.digest).await {
+            Some(stored) => Ok(stored),
+            None => self.source.repositories.index(place, index).await,
         }
-        Ok(stored)
     }
 
     /// Before a snapshot relies on a layer, its blobs' origin is on disk.
@@ -309,8 +313,4 @@ fn place_of(image: &str) -> Result<Place, String> {
         )),
         Err(error) => Err(format!("the client's image reference {image:?} is none: {error}")),
     }
-}
-
-fn descriptor(index: IndexRef) -> Descriptor {
-    lacewing_oci::describe(MediaType::from(media_type::INDEX), &index.digest, index.size)
 }

@@ -1,5 +1,6 @@
 //! Where the rooms meet: each port of a crate below, implemented over another crate.
 
+pub(crate) mod ahead;
 pub(crate) mod content;
 pub(crate) mod layers;
 pub(crate) mod origins;

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::BoxFuture;
-use lacewing_format::Digest;
+use futures::{FutureExt, StreamExt};
+use lacewing_format::annotation::IndexRef;
+use lacewing_format::{Digest, media_type};
 use lacewing_fusefs::{BlobSource, Class, SourceError};
-use lacewing_oci::{Access, Client, Error, Reference, RegistryRef, Store};
+use lacewing_oci::{Access, Client, Error, MediaType, Reference, RegistryRef, Store};
 
 use super::origins::{Origins, Place};
 
@@ -52,6 +53,23 @@ impl Repositories {
         open.retain(|_, (_, since)| since.elapsed() < STORE_AGE);
         open.insert(place.clone(), (store.clone(), Instant::now()));
         Ok(store)
+    }
+
+    /// Reads a layer's stored index, verified by its digest and bounded by its size.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub(crate) async fn index(&self, place: &Place, index: IndexRef) -> Result<Bytes, Error> {
+        let store = self.store(place).await?;
+        let descriptor =
+            lacewing_oci::describe(MediaType::from(media_type::INDEX), &index.digest, index.size);
+        let mut blob = store.blob(&descriptor).await?;
+        // The declared size is checked against what comes, so it is only a hint here, and a modest one.
+        let mut stored = Vec::with_capacity(usize::try_from(index.size.min(1 << 20)).unwrap_or(0));
+        while let Some(part) = blob.next().await {
+            stored.extend_from_slice(&part?);
+        }
+        Ok(stored.into())
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<Place, (Store, Instant)>> {
