@@ -9,23 +9,22 @@ use crate::apply::{Contents, Data};
 use crate::blob::{Dedup, NewChunk, Place, Plan, padded};
 use crate::hot::{self, Hints, RANKS};
 use crate::limits::MAX_CHUNKS;
+use crate::small::{SMALL, Shelf};
 use crate::spool::{Compressors, Spool};
 use crate::tar::Run;
 
-/// Most plain bytes of small files in one frame, without padding. Small files that lie together resemble each other and
-/// are read together: frames of 1 MiB make an image of many small files 5 % smaller than frames of 256 KiB
-/// (misc/docs/decisions.md), and a start makes fewer requests.
-const SMALL_FRAME: usize = 1 << 20;
+/// Most plain bytes of a larger file in one frame. A program or library is read in many places at its start, so that its
+/// frames may be as large as frames get: they compress 5 % better than those of 256 KiB.
+const FRAME: usize = 1 << 20;
 
-/// Most bytes of small files in one frame with their padding, which a reader writes to the pack: many tiny files take a
-/// block each.
-const SMALL_FRAME_PADDED: usize = 2 << 20;
+/// Files from this length on are data that is read here and there: databases, models, archives. Their frames stay small,
+/// because a random read has to fetch and decode a whole one.
+const RANDOM_FILE: u64 = 64 << 20;
 
-/// Longer chunks get a frame of their own, and so do all that are as long as a chunk can be: somebody may read them one
-/// by one.
-const SMALL_CHUNK: usize = 256 << 10;
+/// Most plain bytes in a frame of such a file.
+const RANDOM_FRAME: usize = 256 << 10;
 
-/// A file's last chunk of at most this length joins the frame of the one before it.
+/// A file's last bytes of at most this length join the frame before, even if that is full.
 const TAIL: u64 = 64 << 10;
 
 /// Files of more chunks than this get larger chunks, so that a sparse giant does not need a giant index.
@@ -40,13 +39,12 @@ pub(crate) struct Counts {
     pub(crate) hole: u64,
 }
 
-/// A frame of small chunks that is being filled.
+/// New chunks of one file that will share a frame.
 #[derive(Default)]
-struct Open {
-    number: u32,
+struct Pending {
     plain: Vec<u8>,
-    /// Bytes without padding.
-    len: usize,
+    /// Their numbers.
+    chunks: Vec<u32>,
 }
 
 /// Makes a layer's chunks. In the tree that it fills, an extent's `device` is the number of the blob in the image and its
@@ -60,7 +58,8 @@ pub(crate) struct Chunker<'a> {
     compressors: &'a Compressors,
     spool: Arc<Spool>,
     hints: &'a Hints,
-    open: [Option<Open>; RANKS],
+    pending: Pending,
+    small: [Shelf; RANKS],
     pub(crate) plan: Plan,
     pub(crate) counts: Counts,
     /// Chunks of files that should be fetched ahead, with the file's rank.
@@ -85,7 +84,8 @@ impl<'a> Chunker<'a> {
             compressors,
             spool,
             hints,
-            open: Default::default(),
+            pending: Pending::default(),
+            small: Default::default(),
             plan: Plan::default(),
             counts: Counts::default(),
             hot: Vec::new(),
@@ -93,9 +93,9 @@ impl<'a> Chunker<'a> {
         }
     }
 
-    /// Sends what is left in open frames.
+    /// Sends what is left of small files.
     pub(crate) fn finish(&mut self) -> Result<(), Error> {
-        (0..RANKS).try_for_each(|rank| self.close(rank))
+        (0..RANKS).try_for_each(|rank| self.send_small(rank as u8, true))
     }
 
     /// log2 of the chunk size for a file. One that is a hole from end to end gets a single chunk as far as EROFS goes.
@@ -113,18 +113,31 @@ impl<'a> Chunker<'a> {
         }
     }
 
-    /// Reads a chunk, unless it is in a hole as a whole.
-    fn read(&self, data: &mut dyn Data, len: usize) -> Result<Option<Vec<u8>>, Error> {
+    /// Reads a chunk behind the pending ones. What is a hole, or known already, leaves no bytes there.
+    fn chunk(&mut self, data: &mut dyn Data, len: usize) -> Result<Option<Place>, Error> {
         if let Some(Run::Hole(hole)) = data.run()
             && hole >= len as u64
         {
             data.skip_hole(len as u64);
+            self.counts.hole += len as u64;
             return Ok(None);
         }
-        let mut buffer = self.compressors.buffer();
-        buffer.resize(len, 0);
-        data.read(&mut buffer)?;
-        Ok((!is_zero(&buffer)).then_some(buffer))
+        let start = self.pending.plain.len();
+        self.pending.plain.resize(start + len, 0);
+        data.read(&mut self.pending.plain[start..])?;
+        let plain = &self.pending.plain[start..];
+        let known = if is_zero(plain) {
+            self.counts.hole += len as u64;
+            Some(None)
+        } else {
+            let id = ChunkId::of(plain);
+            match self.find(id, len) {
+                Some(place) => Some(Some(place)),
+                None => return Ok(Some(self.note(id, len))),
+            }
+        };
+        self.pending.plain.truncate(start);
+        Ok(known.flatten())
     }
 
     /// Looks a chunk up; nothing if it is new.
@@ -139,96 +152,80 @@ impl<'a> Chunker<'a> {
         Some(place)
     }
 
-    /// Notes a new chunk of a frame down.
-    fn note(&mut self, id: ChunkId, len: usize, frame: u32) -> Place {
+    /// Notes the chunk down that stands last among the pending ones. It gets its frame when that is sent.
+    fn note(&mut self, id: ChunkId, len: usize) -> Place {
+        let chunk = self.plan.chunks.len() as u32;
         let place = Place {
             blob: self.blob,
-            chunk: self.plan.chunks.len() as u32,
+            chunk,
         };
         self.plan.chunks.push(NewChunk {
             id,
             len: len as u32,
-            frame,
+            frame: u32::MAX,
         });
         self.dedup.insert(id, place);
         self.counts.new += len as u64;
+        self.pending.chunks.push(chunk);
+        let padded = padded(self.pending.plain.len());
+        self.pending.plain.resize(padded, 0);
         place
     }
 
-    fn new_frame(&mut self, rank: u8) -> u32 {
+    fn send(&mut self, rank: u8, plain: Vec<u8>, chunks: impl IntoIterator<Item = u32>) -> Result<(), Error> {
+        let frame = self.plan.ranks.len() as u32;
         self.plan.ranks.push(rank);
-        self.plan.ranks.len() as u32 - 1
+        for chunk in chunks {
+            self.plan.chunks[chunk as usize].frame = frame;
+        }
+        self.compressors.send(&self.spool, frame, plain)
     }
 
-    /// Stores one chunk, unless it is known.
-    fn store(&mut self, plain: Vec<u8>, rank: u8) -> Result<Place, Error> {
-        let id = ChunkId::of(&plain);
-        match self.find(id, plain.len()) {
-            Some(place) => Ok(place),
-            None => self.store_new(id, plain, rank),
-        }
+    /// Sends the pending chunks as a frame.
+    fn send_pending(&mut self, rank: u8) -> Result<(), Error> {
+        let buffer = self.compressors.buffer();
+        let plain = std::mem::replace(&mut self.pending.plain, buffer);
+        let chunks = std::mem::take(&mut self.pending.chunks);
+        self.send(rank, plain, chunks)
     }
 
-    fn store_new(&mut self, id: ChunkId, mut plain: Vec<u8>, rank: u8) -> Result<Place, Error> {
-        if plain.len() <= SMALL_CHUNK && plain.len() < self.chunk_size {
-            return self.store_small(id, &plain, rank);
+    /// Ends a file: few pending bytes go to the other small files, more become a frame.
+    fn end_file(&mut self, path: &[u8], rank: u8) -> Result<(), Error> {
+        if self.pending.chunks.is_empty() {
+            return Ok(());
         }
-        let frame = self.new_frame(rank);
-        let place = self.note(id, plain.len(), frame);
-        plain.resize(padded(plain.len()), 0);
-        self.compressors.send(&self.spool, frame, plain)?;
-        Ok(place)
+        if self.pending.plain.len() > SMALL {
+            return self.send_pending(rank);
+        }
+        let chunks = std::mem::take(&mut self.pending.chunks);
+        let lens = chunks
+            .iter()
+            .map(|&chunk| self.plan.chunks[chunk as usize].len as usize);
+        let len = lens.sum();
+        let plain = std::mem::take(&mut self.pending.plain);
+        self.small[usize::from(rank)].put(path, rank == hot::COLD, &plain, len, chunks);
+        self.pending.plain = plain;
+        self.pending.plain.clear();
+        self.send_small(rank, false)
     }
 
-    fn store_small(&mut self, id: ChunkId, plain: &[u8], rank: u8) -> Result<Place, Error> {
-        let fits = |open: &Open| {
-            open.len + plain.len() <= SMALL_FRAME
-                && open.plain.len() + padded(plain.len()) <= SMALL_FRAME_PADDED
-        };
-        if self.open[usize::from(rank)]
-            .as_ref()
-            .is_some_and(|open| !fits(open))
-        {
-            self.close(usize::from(rank))?;
+    /// Sends frames of small files: all there are, or those that are full once there is enough to choose from.
+    fn send_small(&mut self, rank: u8, all: bool) -> Result<(), Error> {
+        let shelf = &mut self.small[usize::from(rank)];
+        if !all && !shelf.is_full() {
+            return Ok(());
         }
-        let mut open = match self.open[usize::from(rank)].take() {
-            Some(open) => open,
-            None => Open {
-                number: self.new_frame(rank),
-                plain: self.compressors.buffer(),
-                len: 0,
-            },
-        };
-        let place = self.note(id, plain.len(), open.number);
-        open.plain.extend_from_slice(plain);
-        open.plain.resize(padded(open.plain.len()), 0);
-        open.len += plain.len();
-        self.open[usize::from(rank)] = Some(open);
-        Ok(place)
-    }
-
-    fn close(&mut self, rank: usize) -> Result<(), Error> {
-        match self.open[rank].take() {
-            Some(open) => self.compressors.send(&self.spool, open.number, open.plain),
-            None => Ok(()),
+        for frame in shelf.frames(all) {
+            let mut plain = self.compressors.buffer();
+            self.small[usize::from(rank)].copy(&frame, &mut plain);
+            self.send(
+                rank,
+                plain,
+                frame.iter().flat_map(|file| file.chunks.iter().copied()),
+            )?;
         }
-    }
-
-    /// Stores a file's last two chunks in one frame, if both are new.
-    fn store_with_tail(&mut self, mut plain: Vec<u8>, tail: Vec<u8>, rank: u8) -> Result<[Place; 2], Error> {
-        let (id, tail_id) = (ChunkId::of(&plain), ChunkId::of(&tail));
-        if self.dedup.contains_key(&id) || self.dedup.contains_key(&tail_id) {
-            return Ok([self.store(plain, rank)?, self.store(tail, rank)?]);
-        }
-        let frame = self.new_frame(rank);
-        let places = [
-            self.note(id, plain.len(), frame),
-            self.note(tail_id, tail.len(), frame),
-        ];
-        plain.extend_from_slice(&tail);
-        plain.resize(padded(plain.len()), 0);
-        self.compressors.send(&self.spool, frame, plain)?;
-        Ok(places)
+        self.small[usize::from(rank)].tidy();
+        Ok(())
     }
 
     fn extent(&mut self, place: Option<Place>, rank: u8, extents: &mut Vec<Extent>) {
@@ -263,37 +260,19 @@ impl Contents for Chunker<'_> {
                 limit,
             });
         }
+        let frame = if size >= RANDOM_FILE { RANDOM_FRAME } else { FRAME };
         let mut extents = Vec::with_capacity(count as usize);
         let mut left = size;
         while left > 0 {
             let len = left.min(chunk_size);
             left -= len;
-            let Some(plain) = self.read(data, usize::try_from(len).unwrap_or(usize::MAX))? else {
-                self.counts.hole += len;
-                self.extent(None, rank, &mut extents);
-                continue;
-            };
-            if left == 0 || left > TAIL.min(chunk_size) {
-                let place = self.store(plain, rank)?;
-                self.extent(Some(place), rank, &mut extents);
-                continue;
+            let place = self.chunk(data, usize::try_from(len).unwrap_or(usize::MAX))?;
+            self.extent(place, rank, &mut extents);
+            if self.pending.plain.len() >= frame && left > TAIL {
+                self.send_pending(rank)?;
             }
-            let tail = self.read(data, left as usize)?;
-            match tail {
-                Some(tail) => {
-                    for place in self.store_with_tail(plain, tail, rank)? {
-                        self.extent(Some(place), rank, &mut extents);
-                    }
-                }
-                None => {
-                    let place = self.store(plain, rank)?;
-                    self.extent(Some(place), rank, &mut extents);
-                    self.counts.hole += left;
-                    self.extent(None, rank, &mut extents);
-                }
-            }
-            left = 0;
         }
+        self.end_file(path, rank)?;
         Ok(FileBody {
             size,
             chunk_bits,

@@ -117,6 +117,9 @@ pub(crate) fn verify(frame: &NeededFrame, plain: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// Takes a frame's plain bytes, or what is wrong with it.
+pub(crate) type EachFrame<'a> = dyn FnMut(&NeededFrame, Result<&[u8], String>) -> Result<(), Error> + 'a;
+
 /// Streams a blob and hands out its needed frames in order of their place, decoded: the frame, plain bytes, or what is
 /// wrong with it. The whole blob's digest is verified, too. Blocks.
 ///
@@ -127,7 +130,7 @@ pub(crate) fn read_blob(
     store: &Store,
     digest: Digest,
     needed: &Needed,
-    each: &mut dyn FnMut(&NeededFrame, Result<&[u8], String>) -> Result<(), Error>,
+    each: &mut EachFrame<'_>,
 ) -> Result<(), Error> {
     let descriptor = lacewing_oci::describe(manifest::media(media_type::BLOB), &digest, needed.stored_len);
     let mut stream = BlobReader::open(runtime, store, &descriptor, None, Box::new(|_| {}))?;

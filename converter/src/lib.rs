@@ -20,6 +20,9 @@ pub mod decompress;
 mod earlier;
 pub mod error;
 mod frames;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hot;
 mod image;
 mod index;
@@ -30,6 +33,7 @@ mod load;
 mod manifest;
 pub mod progress;
 pub mod report;
+mod small;
 mod spool;
 mod stream;
 pub mod tar;

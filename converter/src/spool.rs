@@ -161,8 +161,34 @@ impl Drop for Compressors {
     }
 }
 
+/// A compressor with a level's parameters, two of which are tuned: measured on frames of a Python image (59 MB, half of it
+/// shared libraries), level 3 gets 0.6 % smaller with matches of 4 bytes and tables that fit the cache, level 5 gets
+/// 1 % smaller with matches of 4 bytes and 16 instead of 4 to 32 tries, both at the same cost.
+fn compressor(level: i32) -> std::io::Result<zstd::bulk::Compressor<'static>> {
+    use zstd::zstd_safe::{CParameter, Strategy};
+    let mut compressor = zstd::bulk::Compressor::new(level)?;
+    let tuned: &[CParameter] = match level {
+        3 => &[
+            CParameter::Strategy(Strategy::ZSTD_dfast),
+            CParameter::HashLog(17),
+            CParameter::ChainLog(16),
+            CParameter::MinMatch(4),
+        ],
+        5 => &[
+            CParameter::Strategy(Strategy::ZSTD_greedy),
+            CParameter::SearchLog(4),
+            CParameter::MinMatch(4),
+        ],
+        _ => &[],
+    };
+    for parameter in tuned {
+        compressor.set_parameter(*parameter)?;
+    }
+    Ok(compressor)
+}
+
 fn work(level: i32, queue: &Receiver<Job>, give_back: &Sender<Vec<u8>>) {
-    let mut compressor = zstd::bulk::Compressor::new(level);
+    let mut compressor = compressor(level);
     let mut stored = Vec::new();
     for mut job in queue {
         let result = match &mut compressor {

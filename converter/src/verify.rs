@@ -155,7 +155,7 @@ async fn check_image(
 }
 
 /// An index that may be trusted to be well-formed.
-fn parse(plain: &[u8]) -> Result<Index<'_>, String> {
+pub(crate) fn parse(plain: &[u8]) -> Result<Index<'_>, String> {
     let index = Index::parse(plain).map_err(|e| format!("index: {e}"))?;
     index.check_tree().map_err(|e| format!("index: {e}"))?;
     Ok(index)
@@ -190,6 +190,20 @@ fn check_layer(
         trees::compare(&tree, &ids, index, findings)?;
     }
     Ok(skeleton(&tree))
+}
+
+/// What differs between a plain tar and its index, and the skeleton for the layers above; for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn differences(
+    tar: impl std::io::Read,
+    lowers: &[Arc<Tree>],
+    index: Index<'_>,
+) -> Result<(Vec<Difference>, Arc<Tree>), Error> {
+    let mut findings = Findings::default();
+    let mut ids = Ids::new(trees::chunk_sizes(index)?);
+    let tree = apply_layer(tar, lowers, &mut ids)?;
+    trees::compare(&tree, &ids, index, &mut findings)?;
+    Ok((findings.list, skeleton(&tree)))
 }
 
 /// Reads all blobs.

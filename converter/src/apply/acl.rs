@@ -130,7 +130,7 @@ impl Acl {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::type_complexity)]
     use super::*;
 
     fn acl(entries: &[(u16, u16, u32)]) -> Acl {

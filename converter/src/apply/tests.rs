@@ -1,6 +1,6 @@
 //! What containerd makes of a tar, row by row. Each row's tree is what `archive.Apply` leaves on a disk.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::type_complexity)]
 
 use super::*;
 use crate::tar::build::{Header, Tar, block, dir, header, link, records};

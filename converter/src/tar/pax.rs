@@ -24,7 +24,7 @@ pub(super) fn parse(mut data: &[u8]) -> Result<Records, Reason> {
         let (key, value, rest) = record(data).ok_or("malformed PAX record")?;
         data = rest;
         if key == SPARSE_OFFSET || key == SPARSE_NUMBYTES {
-            let expected = if map.len() % 2 == 0 {
+            let expected = if map.len().is_multiple_of(2) {
                 SPARSE_OFFSET
             } else {
                 SPARSE_NUMBYTES
@@ -112,7 +112,7 @@ fn time(text: &[u8]) -> Result<Time, Reason> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::type_complexity)]
     use super::*;
 
     #[test]
