@@ -205,6 +205,14 @@ impl Catalogue {
     }
 }
 
+/// Reads a catalogue's text and writes it again, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn reread(text: &str) -> Option<String> {
+    let mut catalogue = Catalogue::load(Path::new("/nonexistent")).ok()?;
+    catalogue.parse(text).ok()?;
+    Some(catalogue.text())
+}
+
 fn digest(hex: &str) -> Option<Digest> {
     format!("sha256:{hex}").parse().ok()
 }

@@ -10,6 +10,9 @@ mod catalogue;
 mod erofs;
 mod fetch;
 mod fuse;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod indexes;
 mod layer;
 mod packfs;

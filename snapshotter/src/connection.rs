@@ -28,6 +28,17 @@ pub fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<Conn
     UnixListenerStream::new(listener).map(|accepted| accepted.map(Connection::new))
 }
 
+/// A client's bytes as they reach the HTTP/2 library, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn rewritten(bytes: &[u8], part: usize) -> Vec<u8> {
+    let (mut rewriter, mut out) = (Rewriter::default(), Vec::new());
+    for part in bytes.chunks(part.max(1)) {
+        rewriter.push(part, &mut out);
+    }
+    rewriter.finish(&mut out);
+    out
+}
+
 /// One client.
 #[derive(Debug)]
 pub struct Connection {

@@ -26,6 +26,9 @@ mod connection;
 mod dirs;
 mod error;
 mod filter;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod idmap;
 mod layer_ref;
 mod layers;

@@ -143,23 +143,11 @@ impl Worker {
 
     /// Decodes and verifies a frame; `false` if its bytes are not what the index says.
     fn decode(&mut self, job: &Job, view: &Index<'_>, frame: usize, stored: &[u8]) -> bool {
-        let len = view.frame_plain_len(frame).min(MAX_FRAME_PLAIN) as usize;
-        let plain = match view.frames().get(frame).and_then(|frame| frame.codec()) {
-            Some(Codec::Raw) => stored,
-            Some(Codec::Zstd) => {
-                self.plain.resize(len, 0);
-                match self.zstd.decompress_to_buffer(stored, &mut self.plain[..len]) {
-                    Ok(decoded) => &self.plain[..decoded],
-                    Err(_) => &[],
-                }
-            }
-            None => &[],
-        };
-        if plain.len() != len || !genuine(view, frame, plain) {
+        let Some(plain) = plain(&mut self.zstd, &mut self.plain, view, frame, stored) else {
             add(&job.shared.tally.corrupt, 1);
             return false;
-        }
-        add(&job.shared.tally.decoded_bytes, len as u64);
+        };
+        add(&job.shared.tally.decoded_bytes, plain.len() as u64);
         let target = &job.run.of;
         let first = view.frame_block(frame);
         let kept = target
@@ -210,6 +198,33 @@ impl Worker {
         land(job, view, frame, &self.plain, kept);
         true
     }
+}
+
+/// Decodes and verifies a frame into `buffer`; nothing if its bytes are not what the index says.
+fn plain<'a>(
+    zstd: &mut Decompressor<'_>,
+    buffer: &'a mut Vec<u8>,
+    view: &Index<'_>,
+    frame: usize,
+    stored: &'a [u8],
+) -> Option<&'a [u8]> {
+    let len = view.frame_plain_len(frame).min(MAX_FRAME_PLAIN) as usize;
+    let plain = match view.frames().get(frame)?.codec()? {
+        Codec::Raw => stored,
+        Codec::Zstd => {
+            buffer.resize(len, 0);
+            let decoded = zstd.decompress_to_buffer(stored, &mut buffer[..len]).ok()?;
+            &buffer[..decoded]
+        }
+    };
+    (plain.len() == len && genuine(view, frame, plain)).then_some(plain)
+}
+
+/// A frame's plain bytes, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn decoded(index: &Index<'_>, frame: usize, stored: &[u8]) -> Option<Vec<u8>> {
+    let (mut zstd, mut buffer) = (Decompressor::new().ok()?, Vec::new());
+    plain(&mut zstd, &mut buffer, index, frame, stored).map(<[u8]>::to_vec)
 }
 
 /// Whether every chunk of a frame has its digest and is padded with zeros.

@@ -25,6 +25,8 @@ use tracing::warn;
 
 use self::board::{Board, Key, Run, Urgency};
 use self::decode::Decoders;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::decode::decoded;
 use self::trouble::Trouble;
 pub(crate) use self::waiter::{Answer, Origin};
 use self::waiter::{State, Waiter};

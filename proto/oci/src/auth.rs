@@ -299,7 +299,7 @@ impl TokenRequest<'_> {
 }
 
 /// Reads `token` or `access_token`, and `expires_in` in seconds, less a tenth so that it is renewed in time.
-fn parse_token(body: &[u8]) -> Option<(Secret, Duration)> {
+pub(crate) fn parse_token(body: &[u8]) -> Option<(Secret, Duration)> {
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
     let text = |name: &str| {
         json.get(name)

@@ -96,6 +96,16 @@ impl File {
     }
 }
 
+/// Whether a file's text names a helper for a host, and whether it holds a credential, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn answers(text: &[u8], host: &str, repository: &str) -> Option<(bool, bool)> {
+    let file = File::parse(text).ok()?;
+    Some((
+        file.helper(host).is_some(),
+        file.entry(host, repository).is_some(),
+    ))
+}
+
 /// The path behind the host in a key, if the key is for that host: `https://host/v1/`, `host`, `host/a/b`.
 fn key_path<'a>(key: &'a str, host: &str) -> Option<&'a str> {
     let key = key

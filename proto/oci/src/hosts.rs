@@ -81,6 +81,14 @@ fn certificates_beside(folder: &Path) -> Result<Vec<Entry>, Error> {
     Ok(vec![entry])
 }
 
+/// Addresses that a file's text gives a host, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn addresses(text: &str, host: &str) -> Result<Vec<Url>, Error> {
+    let address = |entry: Entry| entry.base.map_or_else(|| own_address(host), Ok);
+    let entries = parse(text, Path::new("/hosts.toml"))?;
+    entries.into_iter().map(address).collect()
+}
+
 /// One table of the file, its paths not read yet.
 #[derive(Debug, Default, PartialEq)]
 struct Entry {

@@ -27,6 +27,9 @@ mod endpoint;
 mod error;
 mod fault;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hosts;
 mod layout;
 mod layout_index;

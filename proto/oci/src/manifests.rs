@@ -235,7 +235,7 @@ struct TagList {
 }
 
 /// The target of `<URL>; rel="next"`.
-fn next_link(link: &str) -> Option<&str> {
+pub(crate) fn next_link(link: &str) -> Option<&str> {
     let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
     parameters.to_ascii_lowercase().contains("next").then_some(target)
 }
