@@ -19,16 +19,21 @@ use crate::spool::Spool;
 pub(crate) struct NewChunk {
     pub(crate) id: ChunkId,
     pub(crate) len: u32,
-    /// Number of its frame.
-    pub(crate) frame: u32,
+}
+
+/// A frame that was sent to be compressed.
+#[derive(Clone, Debug)]
+pub(crate) struct NewFrame {
+    pub(crate) rank: u8,
+    /// Numbers of its chunks, in the order in which they stand in it.
+    pub(crate) chunks: Vec<u32>,
 }
 
 /// Chunks and frames of a blob in the order in which they were found.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) chunks: Vec<NewChunk>,
-    /// Rank of each frame.
-    pub(crate) ranks: Vec<u8>,
+    pub(crate) frames: Vec<NewFrame>,
 }
 
 /// A whole blob, new or of an earlier image.
@@ -71,13 +76,9 @@ pub(crate) struct Sealed {
 
 /// Puts a spool's frames into their final order and writes the blob: by rank, then as they were found.
 pub(crate) fn seal(plan: &Plan, spool: &Spool, dir: &Path) -> Result<Sealed, Error> {
-    let stored = spool.wait(plan.ranks.len())?;
-    let mut order: Vec<u32> = (0..plan.ranks.len() as u32).collect();
-    order.sort_by_key(|&frame| (plan.ranks[frame as usize], frame));
-    let mut members: Vec<Vec<u32>> = vec![Vec::new(); plan.ranks.len()];
-    for (number, chunk) in plan.chunks.iter().enumerate() {
-        members[chunk.frame as usize].push(number as u32);
-    }
+    let stored = spool.wait(plan.frames.len())?;
+    let mut order: Vec<u32> = (0..plan.frames.len() as u32).collect();
+    order.sort_by_key(|&frame| (plan.frames[frame as usize].rank, frame));
     let mut blob = Blob {
         digest: Digest::of(b""),
         stored_len: 0,
@@ -89,7 +90,7 @@ pub(crate) fn seal(plan: &Plan, spool: &Spool, dir: &Path) -> Result<Sealed, Err
     let mut position = vec![0; plan.chunks.len()];
     for &frame in &order {
         let at = &stored[frame as usize];
-        let chunks = &members[frame as usize];
+        let chunks = &plan.frames[frame as usize].chunks;
         let first = blob.chunks.len() as u32;
         blob.frames.push(Frame::new(
             blob.stored_len,

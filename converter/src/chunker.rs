@@ -6,7 +6,7 @@ use lacewing_format::{ChunkId, Extent, FileBody};
 
 use crate::Error;
 use crate::apply::{Contents, Data};
-use crate::blob::{Dedup, NewChunk, Place, Plan, padded};
+use crate::blob::{Dedup, NewChunk, NewFrame, Place, Plan, padded};
 use crate::hot::{self, Hints, RANKS};
 use crate::limits::MAX_CHUNKS;
 use crate::small::{SMALL, Shelf};
@@ -159,11 +159,7 @@ impl<'a> Chunker<'a> {
             blob: self.blob,
             chunk,
         };
-        self.plan.chunks.push(NewChunk {
-            id,
-            len: len as u32,
-            frame: u32::MAX,
-        });
+        self.plan.chunks.push(NewChunk { id, len: len as u32 });
         self.dedup.insert(id, place);
         self.counts.new += len as u64;
         self.pending.chunks.push(chunk);
@@ -172,12 +168,9 @@ impl<'a> Chunker<'a> {
         place
     }
 
-    fn send(&mut self, rank: u8, plain: Vec<u8>, chunks: impl IntoIterator<Item = u32>) -> Result<(), Error> {
-        let frame = self.plan.ranks.len() as u32;
-        self.plan.ranks.push(rank);
-        for chunk in chunks {
-            self.plan.chunks[chunk as usize].frame = frame;
-        }
+    fn send(&mut self, rank: u8, plain: Vec<u8>, chunks: Vec<u32>) -> Result<(), Error> {
+        let frame = self.plan.frames.len() as u32;
+        self.plan.frames.push(NewFrame { rank, chunks });
         self.compressors.send(&self.spool, frame, plain)
     }
 
@@ -221,7 +214,7 @@ impl<'a> Chunker<'a> {
             self.send(
                 rank,
                 plain,
-                frame.iter().flat_map(|file| file.chunks.iter().copied()),
+                frame.into_iter().flat_map(|file| file.chunks).collect(),
             )?;
         }
         self.small[usize::from(rank)].tidy();

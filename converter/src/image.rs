@@ -34,6 +34,7 @@ const UPLOADS: usize = 4;
 /// What all parts of a conversion share.
 struct Job<'a> {
     src: &'a Reference,
+    dst: &'a Reference,
     source: Store,
     /// None for a dry run.
     target: Option<Store>,
@@ -70,6 +71,7 @@ pub async fn convert(
     let spool_dir = options.spool_dir.clone().unwrap_or_else(std::env::temp_dir);
     let job = Job {
         src,
+        dst,
         source,
         target,
         options,
@@ -425,6 +427,12 @@ async fn put(
     Ok(())
 }
 
+/// Whether a registry's host ends with a port; the colons inside `[::1]` are none.
+fn has_port(host: &str) -> bool {
+    let after_address = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
+    after_address.contains(':')
+}
+
 /// Pushes an image's manifest and its accelerator's; gives their descriptors for the image index.
 async fn push_image(
     job: &Job<'_>,
@@ -445,6 +453,11 @@ async fn push_image(
     let config = config.unwrap_or("").to_owned();
     let references: Vec<IndexRef> = indexes.iter().map(|(index, _)| *index).collect();
     manifest::annotate(&mut manifest, &config, &references);
+    if let Reference::Registry(place) = job.dst
+        && has_port(&place.host)
+    {
+        manifest::name_host(&mut manifest, &place.host);
+    }
     if job.options.native {
         manifest::make_native(&mut manifest, &references);
     }

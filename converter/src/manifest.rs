@@ -310,6 +310,18 @@ pub(crate) fn annotate(manifest: &mut Map<String, Value>, config: &str, indexes:
     }
 }
 
+/// Tells each layer the registry's host, where that has a port.
+pub(crate) fn name_host(manifest: &mut Map<String, Value>, host: &str) {
+    let layers = manifest
+        .get_mut("layers")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten();
+    for annotations in layers.filter_map(|layer| layer.get_mut("annotations")?.as_object_mut()) {
+        annotations.insert(annotation::HOST.to_owned(), json!(host));
+    }
+}
+
 /// Puts the indexes in place of the layers.
 pub(crate) fn make_native(manifest: &mut Map<String, Value>, indexes: &[IndexRef]) {
     let layers = manifest
