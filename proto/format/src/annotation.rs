@@ -18,6 +18,10 @@ pub const CONFIG: &str = "containerd.io/snapshot/lacewing/config";
 /// Digest of the layer blob that carries the annotation.
 pub const LAYER: &str = "containerd.io/snapshot/lacewing/layer";
 
+/// `<host>:<port>` of the registry that the image was written to; absent if the registry is on its
+/// usual port. containerd's content store remembers where content came from without the port.
+pub const HOST: &str = "containerd.io/snapshot/lacewing/host";
+
 /// Where a stored index is found: digest and size of its stored bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IndexRef {

@@ -92,6 +92,30 @@ fn places(labels: &std::collections::HashMap<String, String>) -> Vec<Place> {
     places
 }
 
+/// The places with the port that a layer's annotation names, before the places themselves.
+///
+/// containerd's labels have no ports. The annotation may lead to another port, never to another host: where an image
+/// was pulled from is what containerd says.
+pub(crate) fn with_port(places: Vec<Place>, host: Option<&str>) -> Vec<Place> {
+    let named = host.filter(|host| plausible(host)).and_then(|host| {
+        let (name, port) = host.rsplit_once(':')?;
+        port.parse::<u16>().ok().map(|_| (name, host))
+    });
+    let Some((name, host)) = named else { return places };
+    let on_port = places
+        .iter()
+        .filter(|place| place.host == name.trim_matches(['[', ']']));
+    let mut all: Vec<Place> = on_port
+        .map(|place| Place {
+            host: host.to_owned(),
+            repository: place.repository.clone(),
+        })
+        .collect();
+    all.extend(places);
+    all.truncate(MAX_PLACES);
+    all
+}
+
 /// The characters of hosts and repositories; whatever else stands there becomes neither a URL nor a line of a file.
 pub(crate) fn plausible(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/[]".contains(&byte);
@@ -101,6 +125,47 @@ pub(crate) fn plausible(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_annotation_adds_a_port_to_the_same_host_only() {
+        let places = |host: &str| {
+            let place = Place {
+                host: host.to_owned(),
+                repository: "a/b".to_owned(),
+            };
+            vec![place]
+        };
+        for (from, annotated, expected) in [
+            (
+                "registry.example",
+                Some("registry.example:5000"),
+                &["registry.example:5000/a/b", "registry.example/a/b"][..],
+            ),
+            ("::1", Some("[::1]:5000"), &["[::1]:5000/a/b", "::1/a/b"]),
+            (
+                "registry.example",
+                Some("elsewhere.example:5000"),
+                &["registry.example/a/b"],
+            ),
+            (
+                "registry.example",
+                Some("registry.example:80@evil"),
+                &["registry.example/a/b"],
+            ),
+            (
+                "registry.example",
+                Some("registry.example"),
+                &["registry.example/a/b"],
+            ),
+            ("registry.example", None, &["registry.example/a/b"]),
+        ] {
+            let found: Vec<String> = with_port(places(from), annotated)
+                .iter()
+                .map(Place::to_string)
+                .collect();
+            assert_eq!(found, expected, "{from} {annotated:?}");
+        }
+    }
 
     #[test]
     fn source_labels_are_read() {

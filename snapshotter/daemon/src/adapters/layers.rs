@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lacewing_format::Digest;
-use lacewing_format::annotation::IndexRef;
+use lacewing_format::annotation::{self, IndexRef};
 use lacewing_fusefs::{Engine, LayerId};
 use lacewing_oci::Reference;
 use lacewing_snapshotter::{LayerRef, LayerRequest, Layers, MountError, Offer, ShownLayer, Usage};
 use tracing::{debug, info, warn};
 
 use super::ahead::Ahead;
-use super::content::{ContentStore, plausible};
+use super::content::{ContentStore, plausible, with_port};
 use super::origins::{Origins, Place};
 use super::source::RegistrySource;
 use crate::limits::MAX_STORED_INDEX;
@@ -144,6 +144,8 @@ impl NodeLayers {
             .places(namespace, &config)
             .await
             .map_err(|reason| format!("{said}; {reason}"))?;
+        let host = request.labels.get(annotation::HOST).map(String::as_str);
+        let places = with_port(places, host);
         if let (Some(index), Some(place)) = (layer.index, places.first()) {
             let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
             images.insert(index.digest, place.clone());
