@@ -31,7 +31,11 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
         .output()
         .expect("cargo metadata runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
     let name = |value: &serde_json::Value| value["name"].as_str().expect("a name").to_owned();
     metadata["packages"]
@@ -40,7 +44,10 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .iter()
         .map(|package| {
             let normal = package["dependencies"].as_array().expect("dependencies").iter();
-            (name(package), normal.filter(|d| d["kind"].is_null()).map(name).collect())
+            (
+                name(package),
+                normal.filter(|d| d["kind"].is_null()).map(name).collect(),
+            )
         })
         .collect()
 }
@@ -51,7 +58,10 @@ fn imports_between_crates_are_those_of_the_table() {
     for (krate, allowed) in MAY_IMPORT {
         let ours = dependencies[*krate].iter().filter(|d| d.starts_with("lacewing"));
         let surplus: Vec<_> = ours.filter(|d| !allowed.contains(&d.as_str())).collect();
-        assert!(surplus.is_empty(), "{krate} imports {surplus:?}; allowed: {allowed:?}");
+        assert!(
+            surplus.is_empty(),
+            "{krate} imports {surplus:?}; allowed: {allowed:?}"
+        );
     }
 }
 
@@ -59,6 +69,9 @@ fn imports_between_crates_are_those_of_the_table() {
 fn no_crate_knows_what_it_must_not() {
     let dependencies = dependencies();
     for (krate, banned) in NEVER {
-        assert!(!dependencies[*krate].iter().any(|d| d == banned), "{krate} must not depend on {banned}");
+        assert!(
+            !dependencies[*krate].iter().any(|d| d == banned),
+            "{krate} must not depend on {banned}"
+        );
     }
 }

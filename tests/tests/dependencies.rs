@@ -11,28 +11,59 @@ struct Rules {
 
 fn rules() -> Rules {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../.deny.toml");
-    let file: toml::Table = std::fs::read_to_string(path).expect("readable").parse().expect("TOML");
+    let file: toml::Table = std::fs::read_to_string(path)
+        .expect("readable")
+        .parse()
+        .expect("TOML");
     let text = |value: &toml::Value| value.as_str().expect("a string").to_owned();
     Rules {
-        allowed: file["licenses"]["allow"].as_array().expect("a list").iter().map(text).collect(),
-        banned: file["bans"]["deny"].as_array().expect("a list").iter().map(|ban| text(&ban["name"])).collect(),
+        allowed: file["licenses"]["allow"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(text)
+            .collect(),
+        banned: file["bans"]["deny"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|ban| text(&ban["name"]))
+            .collect(),
     }
 }
 
 fn packages() -> Vec<serde_json::Value> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--offline",
+            "--filter-platform",
+            "x86_64-unknown-linux-gnu",
+        ])
         .output()
         .expect("cargo metadata runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let mut metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    metadata["packages"].as_array_mut().expect("packages").drain(..).collect()
+    metadata["packages"]
+        .as_array_mut()
+        .expect("packages")
+        .drain(..)
+        .collect()
 }
 
 /// Whether an SPDX expression can be met with allowed licences. Terms: `or` of `and` of licences or groups; a slash is
 /// the old way to write `or`.
 fn satisfied(expression: &str, allowed: &BTreeSet<String>) -> bool {
-    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let spaced = expression
+        .replace('/', " OR ")
+        .replace('(', " ( ")
+        .replace(')', " ) ");
     let mut tokens: Vec<&str> = spaced.split_whitespace().rev().collect();
     any_of(&mut tokens, allowed)
 }
@@ -74,7 +105,9 @@ fn one(tokens: &mut Vec<&str>, allowed: &BTreeSet<String>) -> bool {
 
 #[test]
 fn expressions_are_read_as_spdx_has_them() {
-    let allowed: BTreeSet<String> = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"].map(str::to_owned).into();
+    let allowed: BTreeSet<String> = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"]
+        .map(str::to_owned)
+        .into();
     for (expression, expected) in [
         ("MIT", true),
         ("GPL-3.0", false),

@@ -6,7 +6,10 @@
 //! `bench-reader random FILE COUNT SEED` reads COUNT blocks of 4 KiB and prints each one's latency.
 //! `bench-reader faults FILE` maps FILE and touches each page in order.
 
-#![allow(unsafe_code, reason = "mmap of a file that nobody truncates while the benchmark runs")]
+#![allow(
+    unsafe_code,
+    reason = "mmap of a file that nobody truncates while the benchmark runs"
+)]
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -63,15 +66,23 @@ fn random(path: &str, count: usize, seed: u64) -> io::Result<String> {
     }
     let mean = micros.iter().sum::<u128>() as f64 / count.max(1) as f64;
     micros.sort_unstable();
-    Ok(format!("{{\"mean_us\": {mean:.1}, \"p99_us\": {}}}", micros[count * 99 / 100]))
+    Ok(format!(
+        "{{\"mean_us\": {mean:.1}, \"p99_us\": {}}}",
+        micros[count * 99 / 100]
+    ))
 }
 
 fn faults(path: &str) -> io::Result<String> {
     let file = File::open(path)?;
     // SAFETY: the file is part of a read-only image; nobody truncates it while it is mapped.
     let map = unsafe { memmap2::Mmap::map(&file)? };
-    let sum = map.chunks(PAGE).fold(0u64, |sum, page| sum.wrapping_add(u64::from(page[0])));
-    Ok(format!("{{\"pages\": {}, \"sum\": {sum}}}", map.len().div_ceil(PAGE)))
+    let sum = map
+        .chunks(PAGE)
+        .fold(0u64, |sum, page| sum.wrapping_add(u64::from(page[0])));
+    Ok(format!(
+        "{{\"pages\": {}, \"sum\": {sum}}}",
+        map.len().div_ceil(PAGE)
+    ))
 }
 
 fn main() -> io::Result<()> {
@@ -83,7 +94,11 @@ fn main() -> io::Result<()> {
         ["seq", path] => seq(path)?,
         ["random", path, count, seed] => random(path, number(count)? as usize, number(seed)?)?,
         ["faults", path] => faults(path)?,
-        _ => return Err(io::Error::other("usage: bench-reader files|seq|random|faults ...")),
+        _ => {
+            return Err(io::Error::other(
+                "usage: bench-reader files|seq|random|faults ...",
+            ));
+        }
     };
     println!("{result}");
     Ok(())
