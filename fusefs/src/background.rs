@@ -28,9 +28,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two tries of a layer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How often packs that changed are flushed and their bitmaps checkpointed: what a power loss may
-/// cost, to be fetched again.
-const CHECKPOINT: Duration = Duration::from_secs(5);
+/// How often packs that changed are flushed and their bitmaps checkpointed, and memory of what was
+/// read is given back. What a power loss may cost, to be fetched again.
+const CHECKPOINT: Duration = Duration::from_secs(3);
 
 /// A layer that is being completed.
 struct Work {
@@ -207,6 +207,7 @@ pub(crate) async fn checkpoints(volumes: Weak<Volumes>) {
                 if let Err(error) = volume.pack.checkpoint() {
                     warn!(%error, "a pack was not flushed");
                 }
+                volume.pack.give_back();
             }
         });
         let _ = flushed.await;

@@ -325,6 +325,7 @@ impl Thread {
         let outcome = match volume.pack.read(range.start, &mut message[wire::OUT_HEADER..]) {
             Ok(true) => {
                 add(&tally.read_bytes, len as u64);
+                volume.pack.note_served(range.start, len);
                 if let Err(error) = wire::answer_in_place(&self.server.fd, header.unique, message) {
                     debug!(%error, "an answer was not taken");
                 }

@@ -306,6 +306,13 @@ impl Shared {
     /// Ends a flight with its bytes.
     fn deliver(&self, key: Key, plain: &[u8]) {
         let waiters = self.board().land(key);
+        if waiters.iter().any(|(_, waiter)| waiter.waits()) {
+            waiters[0]
+                .1
+                .volume
+                .pack
+                .note_served(u64::from(key.1) * BLOCK as u64, plain.len());
+        }
         let start = u64::from(key.1) * BLOCK as u64;
         for (number, waiter) in waiters {
             if waiter.deliver(start, plain) {

@@ -21,6 +21,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lacewing_format::Digest;
 use lacewing_format::limits::BLOCK;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 
 use super::atomic::replace_file;
 use super::bitmap::{Bitmap, PAGE_BYTES};
@@ -90,6 +91,8 @@ pub(crate) struct Pack {
     bits: Bitmap,
     /// Serialises writers of bits, so that words reach the file in the order of their values.
     bits_file: Mutex<File>,
+    /// Blocks that were read since their memory was last given back.
+    served: Bitmap,
     boot: BootId,
     /// Counts how often blocks were given up.
     epoch: AtomicU64,
@@ -133,6 +136,7 @@ impl Pack {
             data,
             bits,
             bits_file: Mutex::new(bits_file),
+            served: Bitmap::new(identity.blocks),
             boot,
             epoch: AtomicU64::new(0),
             // The process that set these bits may have died before its checkpoint.
@@ -185,6 +189,26 @@ impl Pack {
         }
         self.data.read_exact_at(buf, offset)?;
         Ok(self.epoch.load(Ordering::Acquire) == epoch)
+    }
+
+    /// Notes that the kernel has been given bytes.
+    pub(crate) fn note_served(&self, offset: u64, len: usize) {
+        self.served.set(blocks_of(offset, len));
+    }
+
+    /// Gives back the memory of blocks that were read: who reads through EROFS keeps a copy of its
+    /// own, and a second one in the pack's file helps nobody. Bytes that are not on the disk yet
+    /// stay, so this is of use after a checkpoint.
+    pub(crate) fn give_back(&self) {
+        let mut at = self.served.next_set(0..self.identity.blocks);
+        while at < self.identity.blocks {
+            let end = self.served.next_unset(at..self.identity.blocks);
+            self.served.clear(at..end);
+            let offset = u64::from(at) * BLOCK as u64;
+            let len = NonZeroU64::new(u64::from(end - at) * BLOCK as u64);
+            let _ = rustix::fs::fadvise(&self.data, offset, len, Advice::DontNeed);
+            at = self.served.next_set(end..self.identity.blocks);
+        }
     }
 
     /// Reads bytes whether they are valid or not. The caller verifies them.
@@ -465,6 +489,20 @@ mod tests {
             assert!(pack.bits().all(10..11) && pack.bits().all(13..14));
             assert_eq!(pack.bits().count(11..13), 0);
         }
+    }
+
+    #[test]
+    fn memory_that_is_given_back_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let pack = open(dir.path(), BOOT);
+        pack.store(10, &[5; 4096 * 4]).unwrap();
+        pack.note_served(11 * 4096, 5000);
+        pack.checkpoint().unwrap();
+        pack.give_back();
+        assert_eq!(pack.served.next_set(0..100_000), 100_000);
+        let mut buf = [0; 4096 * 4];
+        assert!(pack.read(10 * 4096, &mut buf).unwrap());
+        assert_eq!(buf, [5; 4096 * 4]);
     }
 
     #[test]

@@ -273,7 +273,12 @@ fn many_layers_child() {
     std::fs::write(&list, names.join("\n")).unwrap();
     let (wall, _) = read_elsewhere(&list);
     println!("all files of it read: {wall:.2} s, {}", rss());
+    let start = Instant::now();
     engine.status();
-    println!("after status: {}", rss());
-    node.engine = Some(engine);
+    println!("status: {:?}, {}", start.elapsed(), rss());
+    node.serving.take().unwrap().stop();
+    drop(engine);
+    let start = Instant::now();
+    node.start(quiet);
+    println!("opened again: {:?}, {}", start.elapsed(), rss());
 }

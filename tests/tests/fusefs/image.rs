@@ -221,3 +221,67 @@ pub(crate) fn lie(own: &Layer, victim: &Layer) -> (Vec<u8>, Digest) {
     let digest = Digest::of(&index);
     (index, digest)
 }
+
+/// A layer that uses every other frame of another layer's blob, with the first file that begins in
+/// each of them.
+pub(crate) fn partial(whole: &Layer) -> Layer {
+    let plain = zstd::stream::decode_all(&whole.index[..]).unwrap();
+    let index = lacewing_format::Index::parse(&plain).unwrap();
+    let (mut frames, mut chunks, mut inodes) = (vec![], vec![], vec![]);
+    let (mut names, mut files) = (BTreeMap::new(), vec![]);
+    for number in (0..index.frames().len()).step_by(2) {
+        let frame = index.frames()[number];
+        let all = index.frame_chunks(number);
+        let (offset, len) = (frame.stored_offset(), frame.stored_len());
+        let codec = frame.codec().unwrap();
+        frames.push(Frame::new(
+            offset,
+            len,
+            chunks.len() as u32,
+            all.len() as u32,
+            codec,
+        ));
+        chunks.extend_from_slice(all);
+        let stored = &whole.blob[offset as usize..][..len as usize];
+        let bytes = match codec {
+            Codec::Raw => stored.to_vec(),
+            Codec::Zstd => zstd::bulk::decompress(stored, 4 << 20).unwrap(),
+        };
+        let chunk = all[all.len() - 1];
+        let at = (chunk.block() - all[0].block()) as usize * BLOCK;
+        let bytes = bytes[at..at + chunk.len() as usize].to_vec();
+        let extents = vec![Extent::Data {
+            device: 0,
+            block: chunk.block(),
+        }];
+        let file = FileBody {
+            size: bytes.len() as u64,
+            chunk_bits: 20,
+            extents,
+        };
+        let name = format!("part-{number:04}");
+        names.insert(name.clone().into_bytes(), InodeId(inodes.len() as u32 + 1));
+        inodes.push(inode(S_IFREG | 0o644, Body::File(file)));
+        files.push((name, bytes));
+    }
+    inodes.insert(0, inode(S_IFDIR | 0o755, Body::Dir(names)));
+    let device = index.devices()[0];
+    let count = frames.len() as u32;
+    let device = Device::new(device.blob(), device.stored_len(), device.blocks(), 0, count);
+    let tables = Tables {
+        devices: vec![device],
+        frames,
+        chunks,
+        prefetch: vec![],
+        layer: Digest::of(b"part"),
+        diff_id: Digest::of(b"part"),
+    };
+    let index = zstd::bulk::compress(&write_index(&Tree { inodes }, &tables).unwrap(), 1).unwrap();
+    Layer {
+        digest: Digest::of(&index),
+        index,
+        blob: whole.blob.clone(),
+        blob_digest: whole.blob_digest,
+        files,
+    }
+}

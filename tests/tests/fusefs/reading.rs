@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lacewing_fusefs::Class;
+use lacewing_fusefs::{Class, Engine, Error, Feature, Options};
 
-use crate::image::{Cut, layer, mixed, noise};
+use crate::image::{Cut, layer, mixed, noise, partial};
 use crate::node::{node, quiet, read_at, verify, wait_for};
+use crate::source::Memory;
 
 #[test]
 fn an_incomplete_layer_reads_right_and_fetches_once() {
@@ -166,8 +167,49 @@ fn the_data_directory_is_flat_and_read_only() {
 }
 
 #[test]
+fn a_kernel_without_directio_reads_right() {
+    let Some(node) = node(|options| {
+        quiet(options);
+        options.deny = vec![Feature::DirectIo];
+    }) else {
+        return;
+    };
+    assert!(!node.engine().features().directio);
+    let layer = mixed(20, 200, 3);
+    let path = node.show(&layer);
+    verify(&path, &layer);
+    // Read-ahead through the kernel's cache asks beyond what an index describes: that is an error
+    // for the read-ahead only.
+    let (part, whole) = (partial(&layer), layer);
+    node.engine()
+        .remove(node.engine().layer(&whole.digest).unwrap())
+        .unwrap();
+    verify(&node.show(&part), &part);
+    assert_eq!(node.engine().counters().unstored, 0);
+    verify(&node.show(&whole), &whole);
+}
+
+#[test]
+fn a_node_that_cannot_show_layers_says_why() {
+    let Some(root) = is_root() else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let source = Arc::new(Memory::new());
+    let mut options = Options::new(root.path(), source, runtime.handle().clone());
+    options.deny = vec![Feature::ErofsFile];
+    let engine = Engine::open(options).unwrap();
+    let layer = mixed(21, 1, 0);
+    let error = engine.add_layer(&layer.index, layer.digest).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+}
+
+#[test]
 fn a_layer_without_data_is_shown() {
     let Some(node) = node(quiet) else { return };
     let layer = layer(vec![("empty".into(), vec![])], Cut::default());
     verify(&node.show(&layer), &layer);
+}
+
+fn is_root() -> Option<tempfile::TempDir> {
+    let root = rustix::process::geteuid().is_root();
+    root.then(|| tempfile::tempdir().unwrap())
 }
