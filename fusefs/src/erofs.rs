@@ -3,7 +3,7 @@
 //! mount(8) would go through a loop device; fsopen takes the file as it is (Linux 6.12 and later)
 //! and has no limit on the length of options.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
@@ -13,6 +13,7 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
+use crate::aside;
 use crate::error::{Error, IoContext, Result};
 use crate::session::{place, unmount_all};
 use crate::trees::{TreeParts, Trees};
@@ -37,7 +38,8 @@ pub(crate) fn mount(image: &Path, devices: &[PathBuf], directio: bool, target: &
     if directio {
         fsconfig_set_flag(&context, "directio").map_err(failed)?;
     }
-    fsconfig_create(&context).map_err(failed)?;
+    // This looks devices up, which may be answered by nobody but this process.
+    aside::run(Some(context.as_fd()), || fsconfig_create(&context)).map_err(failed)?;
     // Devices, set-user-id programs and execution stay allowed, as in any lower directory of an
     // overlay: the container's own mount decides.
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOATIME;

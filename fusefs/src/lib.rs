@@ -5,6 +5,7 @@ pub mod error;
 pub mod session;
 pub mod source;
 
+mod aside;
 mod background;
 mod catalogue;
 mod erofs;

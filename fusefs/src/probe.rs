@@ -4,7 +4,9 @@
 //! on a tiny image and the result compared byte by byte.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +18,11 @@ use lacewing_format::{
     Body, Chunk, ChunkId, Codec, Device, Digest, Extent, FileBody, Frame, Inode, InodeId, Tables, Time, Tree,
     write_index,
 };
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tokio::runtime::Handle;
 
+use crate::aside;
 use crate::engine::{Feature, Features};
 use crate::erofs;
 use crate::error::{Error, IoContext, Result};
@@ -173,11 +178,35 @@ fn read_back(image: &Path, device: &Path, directio: bool, target: &Path) -> Resu
         Error::Mount { reason, .. } => format!("the kernel does not mount EROFS from a file: {reason}"),
         error => error.to_string(),
     })?;
-    let read = std::fs::read(target.join("file"));
+    let read = same(&target.join("file"), &plain());
     unmount_all(target).map_err(|error| error.to_string())?;
     match read {
-        Ok(bytes) if bytes == plain() => Ok(()),
-        Ok(_) => Err("EROFS from a file gives wrong bytes".into()),
+        Ok(()) => Ok(()),
+        Err(WRONG) => Err("EROFS from a file gives wrong bytes".into()),
         Err(error) => Err(format!("EROFS from a file cannot be read: {error}")),
     }
+}
+
+/// Stands for wrong bytes among error numbers.
+const WRONG: Errno = Errno::ILSEQ;
+
+/// Reads a file that this process serves, and compares.
+fn same(file: &Path, expected: &[u8]) -> std::result::Result<(), Errno> {
+    let file = CString::new(file.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+    let mut found = vec![0; expected.len() + 1];
+    aside::run(None, || {
+        let file = rustix::fs::open(file.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut len = 0;
+        while len < found.len() {
+            match rustix::io::read(&file, &mut found[len..])? {
+                0 => break,
+                read => len += read,
+            }
+        }
+        if found[..len] == *expected {
+            Ok(())
+        } else {
+            Err(WRONG)
+        }
+    })
 }
