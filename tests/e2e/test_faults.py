@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -81,12 +83,17 @@ class NoWorker(Case):
         image = self.world.lazy("redis")
         node.containerd.pull(image, "lacewing")
         with running(node.containerd, CTR, image, "lacewing") as container:
-            node.daemon.kill_all()
-            drop_caches()
-            listed = run("find", f"/proc/{container.pid}/root/usr", "-ls", timeout=60).splitlines()
+            # A supervisor that is stopped starts no new worker.
+            os.kill(node.daemon.process.pid, signal.SIGSTOP)
+            try:
+                self.assertEqual(node.daemon.kill_worker(), 1)
+                drop_caches()
+                listed = run("find", f"/proc/{container.pid}/root/usr", "-ls", timeout=60).splitlines()
+            finally:
+                os.kill(node.daemon.process.pid, signal.SIGCONT)
             expected = [path for path in self.world.expected("redis", 2) if path == b"/usr" or path.startswith(b"/usr/")]
             self.assertEqual(len(listed), len(expected))
-            node.daemon.start()
+            self.assertIn("ready", container.exec(*self.world.images["redis"].ready))
 
     def test_complete_image_needs_no_daemon(self):
         node = self.world.new_node(2)

@@ -1,0 +1,83 @@
+"""Containers in user namespaces: their files get other owners without a file of the image being touched."""
+
+from cases import Case, for_each
+from lab.containers import CTR, running
+from lab.nodes import Containerd
+from lab.walk import differences, walk
+
+FIRST = 100000
+MAPPINGS = ["--uidmap", f"0:{FIRST}:65536", "--gidmap", f"0:{FIRST}:65536"]
+# containerd: the snapshotter maps. Without it the client copies the image, each file with its new owner.
+BY_LABELS = [*MAPPINGS, "--remap-labels"]
+
+# Inside: owners as without a namespace, and all that makes overlay copy a file up.
+PROBE = """
+    set -e
+    test "$(stat -c %u:%g / /usr /usr/bin/redis-server | sort -u)" = 0:0
+    head -c 4096 /usr/bin/redis-server | grep -q ELF
+    echo new >/srv/new && test "$(stat -c %u /srv/new)" = 0
+    mkdir /srv/folder && mv /srv/new /srv/folder/
+    echo more >>/etc/passwd && tail -n1 /etc/passwd | grep -q more
+    chown 33:33 /etc/hostname /etc/group && test "$(stat -c %u /etc/group)" = 33
+    chmod 600 /etc/shadow && rm /etc/issue && test ! -e /etc/issue
+    echo ready
+"""
+
+
+class Lazy(Case):
+    """containerd 2.x gives the mappings to a snapshotter that declares `remap-ids`."""
+
+    def test_starts_without_reading_the_image(self):
+        node = self.world.new_node(2, background=False)
+        image = self.world.lazy("redis")
+        node.containerd.pull(image, "lacewing")
+        pulled = node.daemon.status()["counters"]["source_bytes"]
+        output = node.containerd.run(image, "lacewing", "mapped", "/bin/sh", "-c", PROBE, options=BY_LABELS)
+        self.assertIn("ready", output)
+        status = node.daemon.status()
+        whole = sum(layer["bytes_total"] for layer in status["layers"])
+        here = sum(layer["bytes_present"] for layer in status["layers"])
+        self.assertLess(here, whole / 4, "the container's start fetched the image")
+        self.assertLess(status["counters"]["source_bytes"] - pulled, whole / 8)
+        self.assertEqual(self.world.layer_digests("redis") & node.containerd.content(), set())
+
+    def test_upper_belongs_to_the_mapped_root(self):
+        node = self.world.node(2).containerd
+        image = self.world.lazy("redis")
+        node.pull(image, "lacewing")
+        with running(node, CTR, image, "lacewing", options=BY_LABELS) as container:
+            container.exec("sh", "-c", "echo new >/srv/new")
+            command = node.ctr("snapshots", "--snapshotter", "lacewing", "mounts", "/mnt", container.name)
+            self.assertIn(f"uidmap=0:{FIRST}:65536", command)
+            self.assertIn(f"gidmap=0:{FIRST}:65536", command)
+            root = walk(f"/proc/{container.pid}/root/srv")
+            self.assertEqual({entry.owner for entry in root.values()}, {f"{FIRST}:{FIRST}"})
+
+
+@for_each([(name, complete) for name in ("redis", "edge", "layers-100") for complete in ("incomplete", "complete")])
+class SameAsOverlayfs(Case):
+    """The container's root, seen from outside, is what overlayfs shows for the same mappings."""
+
+    def check(self, name: str, complete: str) -> None:
+        plain, reference = self.world.plain_node(2), self.world.plain(name)
+        plain.pull(reference, "overlayfs")
+        with running(plain, CTR, reference, "overlayfs", options=BY_LABELS) as container:
+            expected = container.root()
+        node, lazy = self.world.new_node(2, background=complete == "complete"), self.world.lazy(name)
+        node.containerd.pull(lazy, "lacewing")
+        if complete == "complete":
+            node.daemon.wait_complete(lazy)
+        with running(node.containerd, CTR, lazy, "lacewing", options=BY_LABELS) as container:
+            self.assert_same(differences(expected, container.root(), self.world.since))
+
+
+@for_each([(generation, image) for generation in (1, 2) for image in ("lazy", "plain")])
+class Copied(Case):
+    """A client that asks for no mapping by the snapshotter copies the image: slow, but it works as with overlayfs."""
+
+    def check(self, generation: int, kind: str) -> None:
+        node: Containerd = self.world.node(generation).containerd
+        reference = self.world.lazy("redis") if kind == "lazy" else self.world.plain("redis")
+        node.pull(reference, "lacewing")
+        output = node.run(reference, "lacewing", f"copied-{kind}", "/bin/sh", "-c", PROBE, options=MAPPINGS)
+        self.assertIn("ready", output)
