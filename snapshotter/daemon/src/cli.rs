@@ -180,7 +180,7 @@ pub(crate) struct CheckArgs {
 #[command(after_help = "\
 Examples:
   lacewing inspect registry.example/debian:12
-  lacewing inspect --json oci:./image | jq '.platforms[].layers[].index'
+  lacewing inspect --json oci:./image | jq '.images[].layers[].index'
   lacewing inspect --export /tmp/out registry.example/debian:12    NAME.erofs and the plain device of each layer")]
 pub(crate) struct InspectArgs {
     /// A converted image, or the file of an index

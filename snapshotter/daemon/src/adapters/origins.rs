@@ -301,7 +301,7 @@ mod tests {
         let origins = Origins::open(dir.path()).unwrap();
         origins.add(digest("i"), &place("a"), &[digest("x")]).unwrap();
         let whole = std::fs::read(dir.path().join("origins")).unwrap();
-        for len in 0..whole.len() {
+        for len in (0..whole.len()).step_by(5) {
             std::fs::write(dir.path().join("origins"), &whole[..len]).unwrap();
             let origins = Origins::open(dir.path()).unwrap();
             origins.add(digest("i"), &place("a"), &[digest("x")]).unwrap();
