@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use lacewing_format::Digest;
-use rustix::fs::FlockOperation;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tracing::error;
 
@@ -21,6 +20,7 @@ use crate::fetch::{Fetcher, FetcherOptions};
 use crate::fuse::Server;
 use crate::indexes::{Indexes, MappedIndex};
 use crate::layer::Layer;
+use crate::lock;
 use crate::probe::probe;
 use crate::session::{Connection, Serving, place};
 use crate::source::BlobSource;
@@ -30,10 +30,6 @@ use crate::tally::Tally;
 use crate::trees::{TreeParts, Trees};
 use crate::volumes::{Volume, Volumes};
 use crate::wire;
-
-/// How often and how long an earlier process is waited for.
-const LOCK_TRIES: u32 = 100;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A layer's number on this node: kept on disk, never used again for another layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -191,7 +187,7 @@ impl Engine {
         for dir in ["packs", "l"] {
             std::fs::create_dir_all(root.join(dir)).at("make", root.join(dir))?;
         }
-        let lock = lock(&root.join("lock"))?;
+        let lock = lock::take(&root.join("lock"))?;
         let boot = BootId::current()?;
         let indexes = Indexes::open(&root.join("indexes"))?;
         let mut catalogue = Catalogue::load(&root.join("catalogue"))?;
@@ -539,23 +535,6 @@ fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the store for this process. An earlier process may need a moment to end.
-fn lock(path: &Path) -> Result<File> {
-    let file = File::create(path).at("create", path)?;
-    for _ in 0..LOCK_TRIES {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
-            Err(error) => return Err(error).at("lock", path),
-        }
-    }
-    let reason = "another process uses this store".into();
-    Err(Error::Store {
-        path: path.to_owned(),
-        reason,
-    })
-}
-
 /// Opens all packs and layers of the catalogue and deletes files that it does not name.
 #[allow(clippy::type_complexity)]
 fn load(
@@ -570,6 +549,7 @@ fn load(
         .iter()
         .map(|(number, entry)| (*number, entry.clone()))
         .collect();
+    let catalogue_len = entries.len();
     for (number, entry) in entries {
         match indexes.load(entry.index, entry.plain_len, catalogue.checked()) {
             Ok(index) => loaded.push((LayerId(number), entry, Arc::new(index))),
@@ -579,7 +559,10 @@ fn load(
             }
         }
     }
-    catalogue.save()?;
+    // Nothing is flushed at an ordinary start: readers may be waiting for us.
+    if !catalogue.checked() || loaded.len() != catalogue_len {
+        catalogue.save()?;
+    }
     let dir = root.join("packs");
     let volumes = Arc::new(Volumes::default());
     for (number, entry) in catalogue.packs() {

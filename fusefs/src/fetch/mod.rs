@@ -31,6 +31,7 @@ use self::trouble::Trouble;
 pub(crate) use self::waiter::{Answer, Origin};
 use self::waiter::{State, Waiter};
 use crate::error::{ReadError, Result};
+use crate::signal::being_killed;
 use crate::source::BlobSource;
 use crate::store::pack::{PackNumber, blocks_of};
 use crate::store::places::Places;
@@ -393,7 +394,7 @@ async fn watch_deadlines(shared: Weak<Shared>) {
             let error = if waiter.deadline <= now {
                 strong.give_up(&waiter);
                 ReadError::Unavailable(format!("no bytes within {:?}", strong.read_timeout))
-            } else if waiter.interrupted.load(Ordering::Acquire) && waiter.origin.killed() {
+            } else if waiter.interrupted.load(Ordering::Acquire) && being_killed(waiter.origin.pid) {
                 ReadError::Interrupted
             } else {
                 continue;

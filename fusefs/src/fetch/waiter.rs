@@ -27,22 +27,6 @@ pub(crate) struct Origin {
     pub(crate) pid: u32,
 }
 
-impl Origin {
-    /// Whether the thread is being killed: SIGKILL is pending for it or its process.
-    pub(crate) fn killed(&self) -> bool {
-        const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
-        let pending = |line: &str| {
-            let set = line
-                .strip_prefix("SigPnd:")
-                .or_else(|| line.strip_prefix("ShdPnd:"))?;
-            u64::from_str_radix(set.trim(), 16).ok()
-        };
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
-        self.pid != 0
-            && status.is_ok_and(|text| text.lines().filter_map(pending).any(|set| set & SIGKILL != 0))
-    }
-}
-
 /// One read with some of its frames missing.
 pub(crate) struct Waiter {
     /// Whose read it is.

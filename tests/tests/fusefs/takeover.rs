@@ -50,14 +50,32 @@ fn serving_child() {
     serving.wait();
 }
 
-fn start(root: &std::path::Path, fd: &OwnedFd) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+/// A server that ends with the test, however that ends.
+struct Server(Child);
+
+impl Server {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(root: &std::path::Path, fd: &OwnedFd) -> Server {
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "takeover::serving_child", "--ignored", "--nocapture"])
         .env(ROOT, root)
         .env(FD, fd.as_raw_fd().to_string())
         .stdout(Stdio::null())
         .spawn()
-        .unwrap()
+        .unwrap();
+    Server(child)
 }
 
 #[test]
@@ -110,10 +128,9 @@ fn readers_do_not_notice_that_the_server_is_killed() {
     for kill in 0..KILLS {
         let mut child = start(root.path(), &held.fd);
         std::thread::sleep(Duration::from_millis(20 + (kill as u64 * 37) % 150));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill();
     }
-    let mut last = start(root.path(), &held.fd);
+    let last = start(root.path(), &held.fd);
     let so_far = rounds.load(Ordering::Acquire);
     wait_for("readers to go on", || rounds.load(Ordering::Acquire) > so_far + 3);
     over.store(true, Ordering::Release);
@@ -124,6 +141,5 @@ fn readers_do_not_notice_that_the_server_is_killed() {
     rustix::mount::unmount(&path, flags).unwrap();
     rustix::mount::unmount(Engine::data_dir(&node), flags).unwrap();
     drop(held);
-    let _ = last.kill();
-    let _ = last.wait();
+    drop(last);
 }
