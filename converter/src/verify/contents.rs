@@ -1,5 +1,7 @@
 //! Contents of original files, as chunk ids only.
 
+use std::ops::Range;
+
 use lacewing_format::{ChunkId, Extent, FileBody};
 
 use crate::Error;
@@ -13,8 +15,8 @@ const STEP: usize = lacewing_format::limits::MAX_CHUNK as usize;
 #[derive(Clone, Debug, Default)]
 struct File {
     zero: bool,
-    /// First id in `all`, for each size.
-    starts: Vec<usize>,
+    /// Which of `all` are its own, for each size.
+    ids: Vec<Range<usize>>,
 }
 
 /// Computes ids while a layer is applied. The tree's files refer to them by number.
@@ -22,7 +24,8 @@ struct File {
 pub(super) struct Ids {
     bits: Vec<u8>,
     files: Vec<File>,
-    all: Vec<Option<ChunkId>>,
+    /// Numbers of chunks that are not zeros, and their ids: memory goes with data, whatever a sparse file claims to be.
+    all: Vec<(u64, ChunkId)>,
 }
 
 impl Ids {
@@ -49,8 +52,11 @@ impl Ids {
     /// The id of a file's chunk; nothing for zeros, and for a chunk size that was not asked for.
     pub(super) fn chunk(&self, body: &FileBody, bits: u8, number: usize) -> Option<ChunkId> {
         let size = self.bits.iter().position(|&b| b == bits)?;
-        let start = *self.file_of(body)?.starts.get(size)?;
-        *self.all.get(start + number)?
+        let ids = self.all.get(self.file_of(body)?.ids.get(size)?.clone())?;
+        let at = ids
+            .binary_search_by_key(&(number as u64), |(number, _)| *number)
+            .ok()?;
+        Some(ids[at].1)
     }
 }
 
@@ -73,31 +79,43 @@ impl Contents for Ids {
             device: 0,
             block: self.files.len() as u32,
         }];
-        let mut ids: Vec<Vec<Option<ChunkId>>> = vec![Vec::new(); self.bits.len()];
+        let mut ids: Vec<Vec<(u64, ChunkId)>> = vec![Vec::new(); self.bits.len()];
         let mut zero = true;
-        let mut left = size;
         let mut buffer = Vec::new();
-        while left > 0 {
-            let len = left.min(STEP as u64) as usize;
-            left -= len as u64;
+        let mut at = 0;
+        while at < size {
+            if let Some(Run::Hole(hole)) = data.run() {
+                let left = size - at;
+                let whole = if hole >= left {
+                    left
+                } else {
+                    hole - hole % STEP as u64
+                };
+                if whole > 0 {
+                    data.skip_hole(whole);
+                    at += whole;
+                    continue;
+                }
+            }
+            let len = (size - at).min(STEP as u64) as usize;
             buffer.resize(len, 0);
             data.read(&mut buffer)?;
-            zero &= is_zero(&buffer);
             for (ids, &bits) in ids.iter_mut().zip(&self.bits) {
-                ids.extend(
-                    buffer
-                        .chunks(1 << bits)
-                        .map(|chunk| (!is_zero(chunk)).then(|| ChunkId::of(chunk))),
-                );
+                let chunks = (at >> bits..).zip(buffer.chunks(1 << bits));
+                let data = chunks.filter(|(_, chunk)| !is_zero(chunk));
+                ids.extend(data.map(|(number, chunk)| (number, ChunkId::of(chunk))));
             }
+            zero &= is_zero(&buffer);
+            at += len as u64;
         }
         let mut file = File {
             zero,
-            starts: Vec::new(),
+            ids: Vec::new(),
         };
         for mut ids in ids {
-            file.starts.push(self.all.len());
+            let start = self.all.len();
             self.all.append(&mut ids);
+            file.ids.push(start..self.all.len());
         }
         self.files.push(file);
         Ok(body)

@@ -53,6 +53,7 @@ pub(super) fn compare(
         }
     }
     let mut pairs: HashMap<InodeId, Nid> = HashMap::new();
+    let mut zeros = Zeros::default();
     let mut todo = vec![(Vec::new(), InodeId(0), index.root())];
     while let Some((path, id, nid)) = todo.pop() {
         let inode = &tree.inodes[id.0 as usize];
@@ -81,7 +82,7 @@ pub(super) fn compare(
                     findings.add(&[path.as_slice(), b"/", name].concat(), "is in the index only");
                 }
             }
-            Body::File(file) => content(shown, file, ids, view, index, findings)?,
+            Body::File(file) => content(shown, file, ids, view, index, &mut zeros, findings)?,
             _ => {}
         }
         let count = links.get(&id).copied().unwrap_or(1);
@@ -158,12 +159,26 @@ fn attributes(
     Ok(same)
 }
 
+/// Ids of chunks of zeros by their length: an index may point to one from each of its hundred million extents.
+#[derive(Default)]
+struct Zeros(HashMap<u32, ChunkId>);
+
+impl Zeros {
+    fn id(&mut self, len: u32) -> ChunkId {
+        *self
+            .0
+            .entry(len)
+            .or_insert_with(|| ChunkId::of(&vec![0; len as usize]))
+    }
+}
+
 fn content(
     path: &[u8],
     file: &FileBody,
     ids: &Ids,
     view: InodeView<'_>,
     index: Index<'_>,
+    zeros: &mut Zeros,
     findings: &mut Findings,
 ) -> Result<(), Error> {
     let bits = view.chunk_bits();
@@ -191,7 +206,7 @@ fn content(
                     continue;
                 };
                 // Zeros may be stored, too.
-                let zeros = want.is_none() && chunk.id() == ChunkId::of(&vec![0; chunk.len() as usize]);
+                let zeros = want.is_none() && chunk.id() == zeros.id(chunk.len());
                 (!zeros).then(|| chunk.id())
             }
         };
