@@ -72,7 +72,7 @@ fn chunks(input: &mut Input<'_>) -> (Vec<usize>, Vec<u8>) {
         let (seed, step) = (input.byte(), input.byte());
         // Steps of 0 to 3 compress, others hardly.
         let noise =
-            |at: usize| seed.wrapping_add((at as u32).wrapping_mul(u32::from(step) * 0x9e37 >> 2) as u8);
+            |at: usize| seed.wrapping_add((at as u32).wrapping_mul((u32::from(step) * 0x9e37) >> 2) as u8);
         lens.push(len);
         plain.extend((0..len).map(noise));
         plain.resize(plain.len().next_multiple_of(BLOCK), 0);

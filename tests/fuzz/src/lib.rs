@@ -13,8 +13,11 @@ pub mod registry;
 
 mod input;
 
+/// What a target does with an input.
+pub type Run = fn(&[u8]);
+
 /// All targets by name.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Run); 6] = [
     ("catalogue", catalogue::run),
     ("filter", filter::run),
     ("frame", frame::run),
