@@ -3,9 +3,11 @@
 import contextlib
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Iterator
 
 from .nodes import Containerd
+from .process import wait_until
 from .walk import Tree, mount_points, walk
 
 CTR, CRI = "ctr", "cri"
@@ -31,19 +33,28 @@ class Running:
         return walk(f"/proc/{self.pid}/root", skip=mount_points(self.pid))
 
 
+def asleep(pid: int) -> int:
+    """Waits until a process has loaded all it needs to sleep, and returns its id."""
+    wait_until(lambda: "nanosleep" in Path(f"/proc/{pid}/wchan").read_text(), f"process {pid} to sleep")
+    return pid
+
+
 @contextlib.contextmanager
-def running(node: Containerd, how: str, reference: str, snapshotter: str, namespace: str = "default") -> Iterator[Running]:
-    """Starts a container of an image that is there, and removes it at the end. CRI has its own snapshotter and namespace."""
+def running(node: Containerd, how: str, reference: str, snapshotter: str, namespace: str = "default", options=()) -> Iterator[Running]:
+    """Starts a container of an image that is there, and removes it at the end. CRI has its own snapshotter and namespace.
+
+    `options` are more ones of `ctr run`.
+    """
     if how == CTR:
         name = f"lab-{next(_numbers)}"
-        node.start_container(reference, snapshotter, name, *SLEEP, namespace=namespace)
+        node.start_container(reference, snapshotter, name, *SLEEP, namespace=namespace, options=options)
         try:
-            yield Running(node, name, namespace, node.container_pid(name, namespace))
+            yield Running(node, name, namespace, asleep(node.container_pid(name, namespace)))
         finally:
             node.remove_container(name, namespace)
     else:
         sandbox, name = node.client("-user", "0", "-keep", "cri-run", reference, *SLEEP).split()
         try:
-            yield Running(node, name, "k8s.io", node.container_pid(name, "k8s.io"))
+            yield Running(node, name, "k8s.io", asleep(node.container_pid(name, "k8s.io")))
         finally:
             node.client("cri-remove", sandbox)

@@ -163,19 +163,20 @@ class Containerd:
         """Digests in the content store."""
         return set(self.ctr("content", "ls", "-q", namespace=namespace).split())
 
-    def run(self, image: str, snapshotter: str, name: str, *command, namespace: str = "default", **options) -> str:
-        """Runs a container to its end and returns its output."""
-        words = ["run", "--rm", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", image, name]
-        return self.ctr(*words, *command, namespace=namespace, **options)
+    def run(self, image: str, snapshotter: str, name: str, *command, namespace: str = "default", options=(), **settings) -> str:
+        """Runs a container to its end and returns its output; `options` are more ones of `ctr run`."""
+        words = ["run", "--rm", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", *options, image, name]
+        return self.ctr(*words, *command, namespace=namespace, **settings)
 
     def exec(self, name: str, *command, user: str = "0:0", namespace: str = "default", **options) -> str:
         """Runs a command in a running container and returns its output."""
         words = ["task", "exec", "--exec-id", f"exec-{time.monotonic_ns()}", "--user", user, name]
         return self.ctr(*words, *command, namespace=namespace, **options)
 
-    def start_container(self, image: str, snapshotter: str, name: str, *command, namespace: str = "default") -> None:
-        """Starts a container in the background."""
-        self.ctr("run", "-d", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", image, name, *command, namespace=namespace)
+    def start_container(self, image: str, snapshotter: str, name: str, *command, namespace: str = "default", options=()) -> None:
+        """Starts a container in the background; `options` are more ones of `ctr run`."""
+        words = ["run", "-d", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", *options, image, name]
+        self.ctr(*words, *command, namespace=namespace)
 
     def container_pid(self, name: str, namespace: str = "default") -> int:
         for line in self.ctr("task", "ls", namespace=namespace).splitlines():

@@ -1,9 +1,9 @@
 //! Owners of a container in a user namespace: the labels that containerd sends to a snapshotter with
 //! the capability `remap-ids`.
 //!
-//! The snapshotter does two things with them, both as containerd's overlayfs snapshotter: it gives the
-//! upper directory to the owner that the container's root is mapped to, and hands the mappings on as mount
-//! options `uidmap=` and `gidmap=`, for which containerd makes idmapped clones of the lower directories.
+//! The upper directory gets the owner that the container's root is mapped to, as with containerd's overlayfs
+//! snapshotter. The lower directories are shown through idmapped clones: on ordinary layers alone containerd makes them,
+//! told so by the mount options `uidmap=` and `gidmap=`; on lazy ones [`crate::clones`] does.
 //! No file is changed, nothing of a lazy layer is read.
 
 use crate::error::Error;
@@ -37,6 +37,36 @@ pub(crate) fn mapped_root(labels: &Labels) -> Result<Option<Owner>, Error> {
         uid: host_of_root(uids.map_or("", String::as_str))?,
         gid: host_of_root(gids.map_or("", String::as_str))?,
     }))
+}
+
+/// Mappings as /proc/PID/uid_map and gid_map take them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Maps {
+    pub(crate) uids: String,
+    pub(crate) gids: String,
+}
+
+/// Returns the mappings, or `None` unless both users and groups are mapped: containerd maps no owners then.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if one is malformed.
+pub(crate) fn maps(labels: &Labels) -> Result<Option<Maps>, Error> {
+    let (Some(uids), Some(gids)) = (labels.get(UID_LABEL), labels.get(GID_LABEL)) else {
+        return Ok(None);
+    };
+    Ok(Some(Maps {
+        uids: proc_map(uids)?,
+        gids: proc_map(gids)?,
+    }))
+}
+
+fn proc_map(mapping: &str) -> Result<String, Error> {
+    let line = |triple: &str| {
+        let (container, host, count) = parse(triple)?;
+        Some(format!("{container} {host} {count}\n"))
+    };
+    let lines: Option<String> = mapping.split(',').map(line).collect();
+    lines.ok_or_else(|| Error::invalid(format!("id mapping {mapping:?}")))
 }
 
 /// Returns the mount options that make containerd map the lower directories.
@@ -116,6 +146,18 @@ mod tests {
             let error = mapped_root(&labels(Some(bad), None)).unwrap_err();
             assert!(matches!(error, Error::InvalidArgument { .. }), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn maps_are_those_of_proc() {
+        let both = maps(&labels(Some("0:100000:65536"), Some("0:5:1,1:7:3"))).unwrap();
+        let expected = Maps {
+            uids: "0 100000 65536\n".to_owned(),
+            gids: "0 5 1\n1 7 3\n".to_owned(),
+        };
+        assert_eq!(both, Some(expected));
+        assert_eq!(maps(&labels(Some("0:1:2"), None)).unwrap(), None);
+        assert!(maps(&labels(Some("0:1:2"), Some("0:1"))).is_err());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //!            service   gRPC: the ten methods
 //!               │
 //!          snapshotter ─────► metastore   which snapshots there are (redb)
-//!            │  │  │  └─────► dirs        <root>/snapshots/<id>/{fs,work}
+//!            │  │  │  ├─────► dirs        <root>/snapshots/<id>/{fs,work}
+//!            │  │  │  └─────► clones      <root>/m/<id>/<n>: layers as a user namespace sees them
 //!            │  │  └────────► mounts      which mounts make one of them a directory (pure)
 //!            │  └───────────► lazy        layers that need not be fetched
 //!            └──────────────► layers      port: who has them and shows them
@@ -14,7 +15,7 @@
 //! snapshotter; or it is lazy: committed from the start, without a directory of its own, its lower directory a
 //! mount that [`Layers`] supplies. Both may stand on both.
 //!
-//! Non-goals: fetching, mounting, knowing what is in a layer.
+//! Non-goals: fetching, showing layers, knowing what is in one.
 //!
 //! Invariant: a committed or active snapshot survives kill -9 at any instant: one durable transaction a change.
 //! Invariant: the mounts of a snapshot are the same for its whole life, restarts and reboots included.
@@ -22,6 +23,7 @@
 //! Invariant: a layer is released only when no snapshot uses it and no offer of it is under way.
 //! Invariant: calls may come without a namespace, and keys are never taken apart.
 
+mod clones;
 mod connection;
 mod dirs;
 mod error;
@@ -42,6 +44,7 @@ mod service;
 mod snapshot;
 mod snapshotter;
 mod usage;
+mod userns;
 
 pub use connection::{Connection, connections};
 pub use error::Error;

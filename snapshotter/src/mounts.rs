@@ -40,20 +40,30 @@ pub(crate) struct Place<'a> {
     /// Top first, each once: the kernel refuses an overlay with the same lower directory twice.
     pub(crate) lowers: &'a [PathBuf],
     pub(crate) labels: &'a Labels,
+    /// The lower directories show mapped owners already.
+    pub(crate) mapped: bool,
 }
 
 /// Returns the mounts of an active or view snapshot.
 pub(crate) fn mounts(place: &Place<'_>, overlay: OverlayOptions) -> Vec<Mount> {
     let read_only = place.kind != Kind::Active;
     match place.lowers {
-        [] => vec![bind(place.upper, read_only, place.labels)],
-        [only] if read_only => vec![bind(only, true, place.labels)],
+        [] => vec![bind(place.upper, read_only, place)],
+        [only] if read_only => vec![bind(only, true, place)],
         lowers => vec![united(place, lowers, overlay)],
     }
 }
 
-fn bind(source: &Path, read_only: bool, labels: &Labels) -> Mount {
-    let mut options = idmap::options(labels);
+/// What makes containerd map owners, unless that is done.
+fn mapping(place: &Place<'_>) -> Vec<String> {
+    if place.mapped {
+        return Vec::new();
+    }
+    idmap::options(place.labels)
+}
+
+fn bind(source: &Path, read_only: bool, place: &Place<'_>) -> Mount {
+    let mut options = mapping(place);
     options.push(if read_only { "ro" } else { "rw" }.to_owned());
     options.push("rbind".to_owned());
     Mount {
@@ -64,7 +74,7 @@ fn bind(source: &Path, read_only: bool, labels: &Labels) -> Mount {
 }
 
 fn united(place: &Place<'_>, lowers: &[PathBuf], overlay: OverlayOptions) -> Mount {
-    let mut options = idmap::options(place.labels);
+    let mut options = mapping(place);
     if overlay.index_off {
         options.push("index=off".to_owned());
     }
@@ -110,6 +120,7 @@ mod tests {
             work: Path::new("/r/snapshots/9/work"),
             lowers: &lowers,
             labels: &labels,
+            mapped: false,
         };
         mounts(&place, overlay)
     }
@@ -189,6 +200,26 @@ mod tests {
             made(Kind::View, &lowers, overlay, &[]),
             mount("overlay", "overlay", &["userxattr", "lowerdir=/r/l/2:/r/l/1c"])
         );
+    }
+
+    #[test]
+    fn lowers_that_are_mapped_are_not_mapped_again() {
+        let labels: Labels = [(idmap::UID_LABEL, "0:7:1"), (idmap::GID_LABEL, "0:8:1")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let lowers = [PathBuf::from("/r/m/9/0")];
+        let place = |kind| Place {
+            kind,
+            upper: Path::new("/r/snapshots/9/fs"),
+            work: Path::new("/r/snapshots/9/work"),
+            lowers: &lowers,
+            labels: &labels,
+            mapped: true,
+        };
+        for kind in [Kind::Active, Kind::View] {
+            let mounts = mounts(&place(kind), OVERLAY);
+            assert!(!mounts[0].options.iter().any(|option| option.contains("idmap")));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::clones::Clones;
 use crate::dirs::{Dirs, owner_of};
 use crate::error::Error;
 use crate::idmap;
@@ -36,6 +37,7 @@ pub struct Snapshotter {
 pub(crate) struct Inner {
     pub(crate) store: Metastore,
     pub(crate) dirs: Dirs,
+    clones: Clones,
     pub(crate) layers: Arc<dyn Layers>,
     overlay: OverlayOptions,
     options: Options,
@@ -68,6 +70,7 @@ impl Snapshotter {
         let inner = Inner {
             store: Metastore::open(root)?,
             dirs,
+            clones: Clones::new(root),
             layers,
             overlay: probe::overlay_options(root),
             options,
@@ -130,9 +133,10 @@ impl Snapshotter {
                 Kind::Active => disk_usage(&inner.dirs.upper(record.id))?,
                 Kind::View | Kind::Committed => Usage::default(),
             };
-            inner
-                .store
-                .commit((&name, &key, &parent), kept_labels(labels), usage, Stamp::now())
+            let names = (&*name, &*key, &*parent);
+            inner.store.commit(names, kept_labels(labels), usage, Stamp::now())?;
+            inner.clones.remove(record.id);
+            Ok(())
         })
         .await
     }
@@ -142,6 +146,7 @@ impl Snapshotter {
         let removed = self
             .run(move |inner| {
                 let removed = inner.store.remove(&key)?;
+                inner.clones.remove(removed.id);
                 if !inner.options.async_remove {
                     inner.dirs.remove(removed.id);
                 }
@@ -231,7 +236,13 @@ impl Inner {
             namespace: call.namespace,
         };
         let record = self.store.create(new, Stamp::now(), |id| directory.publish(id))?;
-        Ok(self.mounts_on(&record, &paths))
+        self.mounts_on(&record, paths).inspect_err(|_| {
+            // Nothing may be left of a failed call, or the next one finds the key taken.
+            match self.store.remove(&call.key) {
+                Ok(removed) => self.dirs.remove(removed.id),
+                Err(error) => tracing::warn!(key = call.key, %error, "a snapshot half made is left over"),
+            }
+        })
     }
 
     /// Shows what a new snapshot will stand on, top first.
@@ -269,23 +280,32 @@ impl Inner {
                 .map_err(|source| broken(key, source)),
         };
         let paths = record.lowers.iter().map(path).collect::<Result<Vec<_>, _>>()?;
-        Ok(self.mounts_on(record, &paths))
+        self.mounts_on(record, paths)
     }
 
-    fn mounts_on(&self, record: &Record, lowers: &[PathBuf]) -> Vec<Mount> {
+    fn mounts_on(&self, record: &Record, lowers: Vec<PathBuf>) -> Result<Vec<Mount>, Error> {
+        let lazy = record.lowers.iter().any(|lower| matches!(lower, Lower::Layer { .. }));
+        let maps = if lazy { idmap::maps(&record.labels)? } else { None };
         let place = Place {
             kind: record.kind,
             upper: &self.dirs.upper(record.id),
             work: &self.dirs.work(record.id),
-            lowers,
+            lowers: &match &maps {
+                Some(maps) => self.clones.show(record.id, &lowers, maps)?,
+                None => lowers,
+            },
             labels: &record.labels,
+            mapped: maps.is_some(),
         };
-        mounts(&place, self.overlay)
+        Ok(mounts(&place, self.overlay))
     }
 
     /// Removes directories of no snapshot; answers how many.
     pub(crate) fn clean_up(&self) -> Result<usize, Error> {
-        let names = self.store.with_ids(|ids| self.dirs.left_over(ids))?;
+        let names = self.store.with_ids(|ids| {
+            self.clones.remove_others(ids);
+            self.dirs.left_over(ids)
+        })?;
         Ok(self.dirs.remove_left_over(&names))
     }
 }

@@ -3,11 +3,12 @@
 from cases import Case, for_each
 from lab.containers import CTR, running
 from lab.nodes import Containerd
+from lab.process import mounts_below, run, wait_until
 from lab.walk import differences, walk
 
 FIRST = 100000
 MAPPINGS = ["--uidmap", f"0:{FIRST}:65536", "--gidmap", f"0:{FIRST}:65536"]
-# containerd: the snapshotter maps. Without it the client copies the image, each file with its new owner.
+# With this the snapshotter maps. Without it the client copies the image, each file with its new owner.
 BY_LABELS = [*MAPPINGS, "--remap-labels"]
 
 # Inside: owners as without a namespace, and all that makes overlay copy a file up.
@@ -25,7 +26,7 @@ PROBE = """
 
 
 class Lazy(Case):
-    """containerd 2.x gives the mappings to a snapshotter that declares `remap-ids`."""
+    """The client leaves the mapping to the snapshotter, which declares the capability `remap-ids`."""
 
     def test_starts_without_reading_the_image(self):
         node = self.world.new_node(2, background=False)
@@ -41,17 +42,36 @@ class Lazy(Case):
         self.assertLess(status["counters"]["source_bytes"] - pulled, whole / 8)
         self.assertEqual(self.world.layer_digests("redis") & node.containerd.content(), set())
 
-    def test_upper_belongs_to_the_mapped_root(self):
-        node = self.world.node(2).containerd
+    def test_mapped_layers_last_as_long_as_their_container(self):
+        daemon, node = (pair := self.world.node(2)).daemon, pair.containerd
         image = self.world.lazy("redis")
         node.pull(image, "lacewing")
         with running(node, CTR, image, "lacewing", options=BY_LABELS) as container:
             container.exec("sh", "-c", "echo new >/srv/new")
-            command = node.ctr("snapshots", "--snapshotter", "lacewing", "mounts", "/mnt", container.name)
-            self.assertIn(f"uidmap=0:{FIRST}:65536", command)
-            self.assertIn(f"gidmap=0:{FIRST}:65536", command)
             root = walk(f"/proc/{container.pid}/root/srv")
             self.assertEqual({entry.owner for entry in root.values()}, {f"{FIRST}:{FIRST}"})
+            self.assertEqual(len(mounts_below(daemon.root / "m")), len(self.world.layer_digests("redis")))
+        wait_until(lambda: not mounts_below(daemon.root / "m"), "removal of the mapped layers")
+        self.assertEqual(list((daemon.root / "m").iterdir()), [])
+
+    def test_restarts(self):
+        """Containers made before everything was killed start afterwards, also when nothing is mounted any more."""
+        daemon, node = (pair := self.world.new_node(2)).daemon, pair.containerd
+        image = self.world.lazy("redis")
+        node.pull(image, "lacewing")
+        node.ctr("container", "create", "--snapshotter", "lacewing", *BY_LABELS, image, "made", "sleep", "100000")
+        for reboot in (False, True):
+            node.process.kill()
+            daemon.kill_all()
+            if reboot:
+                for point in mounts_below(daemon.root):
+                    run("umount", "-l", point)
+            daemon.start()
+            node.start()
+            node.ctr("task", "start", "-d", "--runc-root", node.folder / "runc", "made")
+            self.assertIn("ready", node.exec("made", "/bin/sh", "-c", "redis-server --version && echo ready"))
+            node.ctr("task", "kill", "-s", "9", "made")
+            node.ctr("task", "rm", "-f", "made", check=False)
 
 
 @for_each([(name, complete) for name in ("redis", "edge", "layers-100") for complete in ("incomplete", "complete")])

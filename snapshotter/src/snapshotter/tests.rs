@@ -522,7 +522,10 @@ async fn upper_directories_have_the_owner_of_what_they_cover() {
         ("containerd.io/snapshot/uidmapping", "0:70000:10"),
         ("containerd.io/snapshot/gidmapping", "0:80000:10"),
     ];
-    let mapped = node.prepare("mapped", &a, &mapping).await.unwrap();
+    node.prepare("plain", "", &[]).await.unwrap();
+    let plain = ("ordinary".to_owned(), "plain".to_owned(), String::new());
+    node.snapshotter.commit(plain, HashMap::new()).await.unwrap();
+    let mapped = node.prepare("mapped", "ordinary", &mapping).await.unwrap();
     assert_eq!(mapped[0].options[..2], ["uidmap=0:70000:10", "gidmap=0:80000:10"]);
     for (key, uid, gid) in [("k", 1234, 5678), ("mapped", 70000, 80000)] {
         let id = node.snapshotter.stat(key.to_owned()).await.unwrap().id;
