@@ -99,9 +99,11 @@ async fn at_target(
                 progress.event(Event::Note(format!("dedup against {tag} in {}", target.place())));
                 found += 1;
             }
-            // Not there, or an image like any other.
+            // Not there (registries that hide what is not public say forbidden), or an image like any other.
             Err(
-                Error::Store(StoreError::NotFound { .. } | StoreError::Invalid { .. })
+                Error::Store(
+                    StoreError::NotFound { .. } | StoreError::Forbidden { .. } | StoreError::Invalid { .. },
+                )
                 | Error::NotConverted { .. }
                 | Error::Invalid { .. },
             ) => {}

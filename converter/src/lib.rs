@@ -20,7 +20,7 @@ pub mod decompress;
 mod earlier;
 pub mod error;
 mod frames;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hot;
@@ -33,6 +33,8 @@ mod load;
 mod manifest;
 pub mod progress;
 pub mod report;
+#[cfg(test)]
+mod roundtrip;
 mod small;
 mod spool;
 mod stream;

@@ -18,6 +18,7 @@ const PARTS: usize = 16;
 pub(crate) struct BlobReader {
     parts: mpsc::Receiver<Result<Bytes, lacewing_oci::Error>>,
     part: Bytes,
+    ended: bool,
     copy: Option<File>,
     read: u64,
     on_read: Box<dyn FnMut(u64) + Send>,
@@ -40,14 +41,18 @@ impl BlobReader {
         runtime.spawn(async move {
             while let Some(part) = blob.next().await {
                 let failed = part.is_err();
-                if send.send(part).await.is_err() || failed {
+                let empty = part.as_ref().is_ok_and(Bytes::is_empty);
+                if !empty && (send.send(part).await.is_err() || failed) {
                     return;
                 }
             }
+            // The end. A task that is dropped before, with its runtime, leaves a stream without one.
+            drop(send.send(Ok(Bytes::new())).await);
         });
         Ok(Self {
             parts,
             part: Bytes::new(),
+            ended: false,
             copy,
             read: 0,
             on_read,
@@ -57,9 +62,10 @@ impl BlobReader {
 
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.part.is_empty() {
+        while self.part.is_empty() && !self.ended {
             match self.parts.blocking_recv() {
-                None => return Ok(0),
+                None => return Err(std::io::Error::other(Error::Stopped)),
+                Some(Ok(part)) if part.is_empty() => self.ended = true,
                 Some(Err(error)) => return Err(std::io::Error::other(Error::Store(error))),
                 Some(Ok(part)) => {
                     if let Some(copy) = &mut self.copy {

@@ -193,7 +193,7 @@ fn check_layer(
 }
 
 /// What differs between a plain tar and its index, and the skeleton for the layers above; for fuzzing.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn differences(
     tar: impl std::io::Read,
     lowers: &[Arc<Tree>],
