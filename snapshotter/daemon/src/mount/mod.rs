@@ -144,7 +144,7 @@ impl Mounted {
             let id = engine.add_layer(&layer.stored, layer.index.digest)?;
             layers.push(engine.show(id)?.path);
         }
-        overlay::mount(&layers, &self.root, &store_dir::empty_dir(&self.root)?, &self.dir)?;
+        overlay::mount(&layers, &self.root, &self.dir)?;
         self.engine = Some(engine);
         Ok(())
     }

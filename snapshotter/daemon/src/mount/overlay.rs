@@ -1,4 +1,4 @@
-//! One read-only overlay of layers.
+//! Layers as one read-only tree, as containerd would show them.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
 use super::store_dir;
-use crate::mountinfo;
+use crate::mountinfo::{self, Mount};
 
 /// Begins the overlay's name in the mount table; the store's path follows.
 const SOURCE: &str = "lacewing:";
@@ -24,16 +24,25 @@ fn source(store: &Path) -> OsString {
     source
 }
 
-/// Takes away what a killed mount left on `dir`. A live one is left alone.
+/// The store of a mount that is ours: named by the overlay, or where the layer's index lies.
+fn store_of(mount: &Mount) -> Option<PathBuf> {
+    if let Some(store) = mount.source.as_bytes().strip_prefix(SOURCE.as_bytes()) {
+        return Some(PathBuf::from(OsStr::from_bytes(store)));
+    }
+    let indexes = Path::new(&mount.source)
+        .parent()
+        .filter(|_| mount.kind == "erofs")?;
+    let store = indexes.parent().filter(|_| indexes.ends_with("indexes"))?;
+    store_dir::is_store(store).then(|| store.to_owned())
+}
+
+/// Takes away what a killed mount left on `dir`. A live one is left alone, and so is what is not ours.
 ///
 /// # Errors
 /// A live one is there, or the kernel's.
 pub(crate) fn remove_dead(dir: &Path) -> Result<()> {
-    while let Some(mount) = mountinfo::mount_at(dir)? {
-        let Some(store) = mount.source.as_bytes().strip_prefix(SOURCE.as_bytes()) else {
-            break;
-        };
-        if store_dir::is_used(Path::new(OsStr::from_bytes(store)))? {
+    while let Some(store) = mountinfo::mount_at(dir)?.as_ref().and_then(store_of) {
+        if store_dir::is_used(&store)? {
             bail!("an image is mounted on {} already", dir.display());
         }
         rustix::mount::unmount(dir, UnmountFlags::DETACH)
@@ -44,25 +53,33 @@ pub(crate) fn remove_dead(dir: &Path) -> Result<()> {
 
 /// Mounts `layers` (bottom first) on `dir`.
 ///
-/// Each layer is given by an option of its own (`lowerdir+`, Linux 6.5; layers themselves need 6.12), so that neither
-/// count nor length meets mount(2)'s page of options. `empty` goes below all, because an overlay wants two
-/// directories, and because one layer alone would show its whiteouts as devices.
-///
 /// A layer that comes twice is given once, at its upper place: overlayfs refuses one directory twice, and whatever the
-/// lower one has, the upper one has too.
+/// lower one has, the upper one has too. A single layer is bound as it is: an overlay wants two directories.
 ///
 /// # Errors
-/// The kernel's.
-pub(crate) fn mount(layers: &[PathBuf], store: &Path, empty: &Path, dir: &Path) -> Result<()> {
+/// The kernel's; an image without layers.
+pub(crate) fn mount(layers: &[PathBuf], store: &Path, dir: &Path) -> Result<()> {
+    let mut lower: Vec<&Path> = Vec::with_capacity(layers.len());
+    for layer in layers.iter().rev() {
+        if !lower.contains(&layer.as_path()) {
+            lower.push(layer);
+        }
+    }
+    match lower.as_slice() {
+        [] => bail!("the image has no layers"),
+        [layer] => bind(layer, dir),
+        _ => overlay(&lower, store, dir),
+    }
+    .with_context(|| format!("mounting on {}", dir.display()))
+}
+
+/// Each layer is given by an option of its own (`lowerdir+`, Linux 6.5; layers themselves need 6.12), so that neither
+/// count nor length meets mount(2)'s page of options.
+fn overlay(lower: &[&Path], store: &Path, dir: &Path) -> Result<()> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).context("the kernel has no overlayfs")?;
     fsconfig_set_string(&overlay, "source", source(store)).context("overlay")?;
-    let mut given: Vec<&Path> = Vec::with_capacity(layers.len());
-    for layer in layers.iter().rev().map(PathBuf::as_path).chain([empty]) {
-        if given.contains(&layer) {
-            continue;
-        }
-        given.push(layer);
-        fsconfig_set_string(&overlay, "lowerdir+", layer)
+    for layer in lower {
+        fsconfig_set_string(&overlay, "lowerdir+", *layer)
             .with_context(|| format!("overlay: lower directory {}", layer.display()))?;
     }
     fsconfig_create(&overlay).context("overlay")?;
@@ -71,6 +88,52 @@ pub(crate) fn mount(layers: &[PathBuf], store: &Path, empty: &Path, dir: &Path) 
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mount = fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context("overlay")?;
-    move_mount(&mount, "", CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .with_context(|| format!("mounting on {}", dir.display()))
+    Ok(move_mount(
+        &mount,
+        "",
+        CWD,
+        dir,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?)
+}
+
+fn bind(layer: &Path, dir: &Path) -> Result<()> {
+    rustix::mount::mount_bind(layer, dir)?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount_remount(dir, flags, "")?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn our_mounts_tell_their_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_dir::StoreDir::open(Some(dir.path())).unwrap();
+        let root = store.root().to_str().unwrap();
+        let mount = |kind: &str, source: String| Mount {
+            id: 1,
+            device: "0:1".to_owned(),
+            point: "/mnt".into(),
+            kind: kind.to_owned(),
+            source: source.into(),
+        };
+        for (kind, source, is_ours) in [
+            ("overlay", format!("lacewing:{root}"), true),
+            ("erofs", format!("{root}/indexes/0123"), true),
+            ("erofs", format!("{root}/elsewhere/indexes/0123"), false),
+            ("erofs", "/dev/loop0".to_owned(), false),
+            ("ext4", format!("{root}/indexes/0123"), false),
+            ("overlay", "overlay".to_owned(), false),
+        ] {
+            let found = store_of(&mount(kind, source.clone()));
+            assert_eq!(
+                found.as_deref(),
+                is_ours.then_some(store.root()),
+                "{kind} {source}"
+            );
+        }
+    }
 }

@@ -75,6 +75,11 @@ fn lock_path(root: &Path) -> PathBuf {
     root.join("mount.lock")
 }
 
+/// Whether a directory is a store of ours.
+pub(crate) fn is_store(root: &Path) -> bool {
+    lock_path(root).exists()
+}
+
 /// Whether a mount that lives uses the store.
 ///
 /// # Errors
@@ -120,16 +125,6 @@ fn remove_abandoned(parent: &Path) {
             let _ = store.close();
         }
     }
-}
-
-/// An empty directory to lie below all layers.
-///
-/// # Errors
-/// It cannot be made.
-pub(crate) fn empty_dir(root: &Path) -> Result<PathBuf> {
-    let dir = root.join("empty");
-    std::fs::create_dir_all(&dir).with_context(|| format!("making directory {}", dir.display()))?;
-    Ok(dir)
 }
 
 /// Detaches the layers' mounts.
