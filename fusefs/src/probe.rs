@@ -8,8 +8,7 @@ use std::ffi::CString;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +18,6 @@ use lacewing_format::{
     Body, Chunk, ChunkId, Codec, Device, Digest, Extent, FileBody, Frame, Inode, InodeId, Tables, Time, Tree,
     write_index,
 };
-use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::runtime::Handle;
@@ -67,7 +65,7 @@ fn probe_in(dir: &Path, deny: &[Feature], runtime: &Handle) -> Result<Features> 
     std::fs::write(&image, bytes).at("write", &image)?;
     let plain_file = Pack::path_in(&dir.join("packs"), PACK);
     let fuse = dir.join("fuse");
-    let served = Served::start(dir, runtime)?;
+    let (resend, serving) = serve(dir, runtime)?;
     let denied = |feature| deny.contains(&feature);
     // Both kinds of devices that layers get: a pack through FUSE, and its plain file.
     let tree = |directio| {
@@ -80,7 +78,8 @@ fn probe_in(dir: &Path, deny: &[Feature], runtime: &Handle) -> Result<Features> 
         tree(false)
     };
     let directio = erofs_file.is_ok() && !denied(Feature::DirectIo) && tree(true).is_ok();
-    let resend = served.resend && !denied(Feature::Resend);
+    let resend = resend && !denied(Feature::Resend);
+    serving.stop();
     Ok(Features {
         erofs_file: Some(erofs_file),
         directio,
@@ -88,99 +87,23 @@ fn probe_in(dir: &Path, deny: &[Feature], runtime: &Handle) -> Result<Features> 
     })
 }
 
-/// A connection of our own that serves the probe's pack as long as this is kept.
-///
-/// Its descriptor lies in a table that this process's other threads do not share. If we are killed
-/// while we wait for an answer of our own, that table goes with the threads that serve, the kernel
-/// ends the connection, and we can die. With one table for all, the wait would keep the descriptor
-/// open and the descriptor the wait: nobody else holds this connection and could end it.
-struct Served {
-    resend: bool,
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-    /// Dropped last, by a thread that shares the table in which its files are open.
-    _node: Node,
-}
-
-impl Served {
-    fn start(dir: &Path, runtime: &Handle) -> Result<Served> {
-        // Everything that may be dropped by other threads is opened here, in the shared table.
-        let node = Node::open(dir, runtime)?;
-        let (stop, stopped) = mpsc::channel::<()>();
-        let (started, result) = mpsc::channel();
-        let (dir, kept) = (dir.join("fuse"), node.clone());
-        let serve = move || {
-            let (told, serving) = match node.serve(&dir) {
-                Ok((resend, serving)) => (Ok(resend), Some(serving)),
-                Err(error) => (Err(error), None),
-            };
-            let _ = started.send(told);
-            let _ = stopped.recv();
-            drop(serving);
-        };
-        let thread = std::thread::Builder::new().name("probe".into()).spawn(serve);
-        let thread = Some(thread.at("start", "a thread for the probe")?);
-        let mut served = Served {
-            resend: false,
-            stop: Some(stop),
-            thread,
-            _node: kept,
-        };
-        served.resend = result.recv().map_err(|_| Error::Unsupported {
-            reason: "the probe's thread ended".into(),
-        })??;
-        Ok(served)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.stop = None;
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
-}
-
-/// The parts of a node that serve the probe's pack: the very code that serves all packs.
-#[derive(Clone)]
-struct Node {
-    volumes: Arc<Volumes>,
-    fetcher: Arc<Fetcher>,
-    tally: Arc<Tally>,
-}
-
-impl Node {
-    fn open(dir: &Path, runtime: &Handle) -> Result<Node> {
-        let volumes = Arc::new(Volumes::default());
-        volumes.insert(Arc::new(Volume::new(pack(dir)?)));
-        let places = Places::open(&dir.join("places"))?;
-        let tally = Arc::new(Tally::default());
-        let options = FetcherOptions {
-            source: Arc::new(Nothing),
-            runtime: runtime.clone(),
-            read_timeout: Duration::from_secs(1),
-        };
-        let fetcher = Arc::new(Fetcher::new(options, places, volumes.clone(), tally.clone())?);
-        Ok(Node {
-            volumes,
-            fetcher,
-            tally,
-        })
-    }
-
-    /// Mounts and serves, from a descriptor table that is this thread's own from now on. Says
-    /// whether the kernel knows how to send requests again.
-    fn serve(&self, dir: &Path) -> Result<(bool, Serving)> {
-        nix::sched::unshare(CloneFlags::CLONE_FILES).at("unshare", "descriptors")?;
-        let connection = mount_data(dir)?;
-        let resend = wire::resend(&connection.fd).unwrap_or(false);
-        let Node {
-            volumes,
-            fetcher,
-            tally,
-        } = self.clone();
-        let server = Server::new(connection, volumes, fetcher, tally)?;
-        Ok((resend, Serving::start(Arc::new(server), 1)?))
-    }
+/// Mounts and serves the probe's pack by the very code that serves all packs. Says whether the
+/// kernel knows how to send requests again.
+fn serve(dir: &Path, runtime: &Handle) -> Result<(bool, Serving)> {
+    let volumes = Arc::new(Volumes::default());
+    volumes.insert(Arc::new(Volume::new(pack(dir)?)));
+    let places = Places::open(&dir.join("places"))?;
+    let tally = Arc::new(Tally::default());
+    let options = FetcherOptions {
+        source: Arc::new(Nothing),
+        runtime: runtime.clone(),
+        read_timeout: Duration::from_secs(1),
+    };
+    let fetcher = Arc::new(Fetcher::new(options, places, volumes.clone(), tally.clone())?);
+    let connection = mount_data(&dir.join("fuse"))?;
+    let resend = wire::resend(&connection.fd).unwrap_or(false);
+    let server = Server::new(connection, volumes, fetcher, tally)?;
+    Ok((resend, Serving::start(Arc::new(server), 1)?))
 }
 
 /// Number of the probe's pack.

@@ -7,7 +7,7 @@ pub(crate) fn being_killed(pid: u32) -> bool {
     pid != 0 && status.is_ok_and(|status| says_killed(&status))
 }
 
-/// What /proc/<pid>/status says of it (proc_pid_status(5)).
+/// What `/proc/<pid>/status` says of it (proc_pid_status(5)).
 fn says_killed(status: &str) -> bool {
     const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
     let pending = |line: &str| {
