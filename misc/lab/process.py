@@ -53,12 +53,14 @@ class Process:
     def __init__(self, name: str, command: list, log: Path, env: dict | None = None):
         self.name, self.log, self.command = name, log, [str(word) for word in command]
         self.env = {**os.environ, **(env or {})}
+        self.pass_fds: tuple[int, ...] = ()
         self.child: subprocess.Popen | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as out:
             self.child = subprocess.Popen(
                 self.command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=self.env, start_new_session=True,
+                pass_fds=self.pass_fds,
             )
 
     @property
