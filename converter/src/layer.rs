@@ -276,3 +276,6 @@ fn finish(
         blobs: named,
     })
 }
+
+#[cfg(test)]
+mod tests;
