@@ -59,29 +59,27 @@ fn pack(mut input: Input<'_>) {
         durable.splice(0..0, named(b"LWDURA01", [0; 16]));
         durable.extend_from_slice(blake3::hash(&durable).as_bytes());
     }
-    let dir = scratch();
-    std::fs::write(dir.join("7.bits"), bits).expect("a small file");
-    std::fs::write(dir.join("7.durable"), durable).expect("a small file");
-    fuzzing::pack(&dir, blocks).expect("a pack opens whatever its files hold");
-    let _ = std::fs::remove_dir_all(dir);
+    scratch(|dir| {
+        std::fs::write(dir.join("7.bits"), bits).expect("a small file");
+        std::fs::write(dir.join("7.durable"), durable).expect("a small file");
+        fuzzing::pack(dir, blocks).expect("a pack opens whatever its files hold");
+    });
 }
 
 fn places(bytes: &[u8]) {
-    let dir = scratch();
-    let file = dir.join("places");
-    std::fs::write(&file, bytes).expect("a small file");
-    let found = fuzzing::places(&file, &ChunkId::of(b"x")).expect("a table opens whatever it holds");
-    assert!(found <= 8);
-    let _ = std::fs::remove_dir_all(dir);
+    scratch(|dir| {
+        let file = dir.join("places");
+        std::fs::write(&file, bytes).expect("a small file");
+        let found = fuzzing::places(&file, &ChunkId::of(b"x")).expect("a table opens whatever it holds");
+        assert!(found <= 8);
+    });
 }
 
 /// A stored index as a registry sends it.
 fn index(stored: &[u8]) {
-    let dir = scratch();
-    let taken = fuzzing::index(&dir, stored);
+    let taken = scratch(|dir| fuzzing::index(&dir.join("indexes"), stored));
     if let Ok(len) = taken {
         let plain = lacewing_converter::fuzzing::stored_index(stored).expect("check reads what a node takes");
         assert_eq!(plain.len() as u64, len);
     }
-    let _ = std::fs::remove_dir_all(dir);
 }

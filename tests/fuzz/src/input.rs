@@ -1,6 +1,8 @@
 //! Inputs taken apart.
 
-use std::path::PathBuf;
+use std::path::Path;
+
+use tempfile::TempDir;
 
 /// Reads numbers and texts off an input; zeros and nothing behind its end.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
@@ -40,17 +42,16 @@ pub(crate) fn change(bytes: &mut [u8], mut input: &[u8]) {
     }
 }
 
-/// An empty folder of this thread's own, in memory where there is such a place.
-pub(crate) fn scratch() -> PathBuf {
-    let memory = PathBuf::from("/dev/shm");
-    let base = if memory.is_dir() {
-        memory
-    } else {
-        std::env::temp_dir()
+thread_local! {
+    /// A folder of this thread's own, in memory where there is such a place.
+    static FOLDER: TempDir = {
+        let memory = Path::new("/dev/shm");
+        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        TempDir::with_prefix_in("lacewing-fuzz-", base).expect("a folder for the run")
     };
-    let thread = std::thread::current().id();
-    let dir = base.join(format!("lacewing-fuzz-{}-{thread:?}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).expect("a folder for the run");
-    dir
+}
+
+/// Lends the thread's folder. Who leaves files there clears them away.
+pub(crate) fn scratch<T>(run: impl FnOnce(&Path) -> T) -> T {
+    FOLDER.with(|folder| run(folder.path()))
 }

@@ -38,15 +38,13 @@ pub fn run(input: &[u8]) {
             Err(_) => refused = true,
         }
     }
-    let dir = scratch();
     if !refused || mode & 0x80 != 0 {
-        let converted = fuzzing::layers(&layers, &dir);
+        let converted = scratch(|dir| fuzzing::layers(&layers, dir));
         assert!(
             !refused || converted.is_err(),
             "what apply refuses, convert must refuse"
         );
     }
-    let _ = std::fs::remove_dir_all(dir);
 }
 
 /// Damages and compresses a tar.

@@ -86,11 +86,11 @@ fn manifest(bytes: &[u8]) {
 }
 
 fn archive(bytes: &[u8]) {
-    let dir = scratch();
-    let file = dir.join("archive.tar");
-    std::fs::write(&file, bytes).expect("a small file");
-    let _ = oci::archive(&file, 1 << 20);
-    let _ = std::fs::remove_dir_all(dir);
+    scratch(|dir| {
+        let file = dir.join("archive.tar");
+        std::fs::write(&file, bytes).expect("a small file");
+        let _ = oci::archive(&file, 1 << 20);
+    });
 }
 
 fn digests(text: &str) {
