@@ -1,6 +1,6 @@
 //! Idmapped clones of lower directories: `<root>/m/<snapshot>/<n>`, for containers in user namespaces.
 //!
-//! containerd can make such clones itself, if a mount has the options `uidmap=` and `gidmap=`. Since 2.1.5 it makes a
+//! containerd can make such clones itself, if a mount has the options `uidmap=` and `gidmap=`. Since 2.0.7 it makes a
 //! single one, of the folder that all lower directories lie in, and not of what is mounted inside: right for plain
 //! directories, but a lazy layer is a mount, and its directory in that clone is empty. Older ones make one for
 //! each lower directory, 1.6 knows no such options. So for snapshots on lazy layers the clones are made here, which works
