@@ -214,25 +214,11 @@ impl<'a> Parser<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::snapshot::{Kind, Labels, Stamp, Usage};
+    use crate::snapshot::{Kind, Labels};
 
     fn record(kind: Kind, parent: &str, labels: &[(&str, &str)]) -> Record {
-        Record {
-            id: 1,
-            kind,
-            parent: parent.to_owned(),
-            labels: labels
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect::<Labels>(),
-            created: Stamp::default(),
-            updated: Stamp::default(),
-            usage: Usage::default(),
-            layer: None,
-            lowers: Vec::new(),
-            reason: None,
-            namespace: None,
-        }
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Record::bare(kind, parent, labels.collect::<Labels>())
     }
 
     /// The corpus of containerd's filter tests, its field `other` read as `parent`.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::Error;
 use crate::filter::Filters;
-use crate::snapshot::{Kind, Record, Stamp, Usage, kept_labels};
+use crate::snapshot::{Kind, Record, kept_labels};
 
 /// Does a committed snapshot match the filters of a List?
 ///
@@ -16,19 +16,7 @@ pub fn matches(
     parent: &str,
     labels: HashMap<String, String>,
 ) -> Result<bool, Error> {
-    let record = Record {
-        id: 1,
-        kind: Kind::Committed,
-        parent: parent.to_owned(),
-        labels: kept_labels(labels),
-        created: Stamp::default(),
-        updated: Stamp::default(),
-        usage: Usage::default(),
-        layer: None,
-        lowers: Vec::new(),
-        reason: None,
-        namespace: None,
-    };
+    let record = Record::bare(Kind::Committed, parent, kept_labels(labels));
     Ok(Filters::parse(filters)?.matches(name, &record))
 }
 

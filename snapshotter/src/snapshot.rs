@@ -114,6 +114,26 @@ pub(crate) struct Record {
     pub(crate) namespace: Option<String>,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Record {
+    /// A record that nothing is known of but what clients may filter by.
+    pub(crate) fn bare(kind: Kind, parent: &str, labels: Labels) -> Self {
+        Self {
+            id: 1,
+            kind,
+            parent: parent.to_owned(),
+            labels,
+            created: Stamp::default(),
+            updated: Stamp::default(),
+            usage: Usage::default(),
+            layer: None,
+            lowers: Vec::new(),
+            reason: None,
+            namespace: None,
+        }
+    }
+}
+
 /// Drops labels without a value, as containerd does when it stores them.
 pub(crate) fn kept_labels(labels: HashMap<String, String>) -> Labels {
     labels

@@ -134,7 +134,9 @@ impl Snapshotter {
                 Kind::View | Kind::Committed => Usage::default(),
             };
             let names = (&*name, &*key, &*parent);
-            inner.store.commit(names, kept_labels(labels), usage, Stamp::now())?;
+            inner
+                .store
+                .commit(names, kept_labels(labels), usage, Stamp::now())?;
             inner.clones.remove(record.id);
             Ok(())
         })
@@ -284,7 +286,10 @@ impl Inner {
     }
 
     fn mounts_on(&self, record: &Record, lowers: Vec<PathBuf>) -> Result<Vec<Mount>, Error> {
-        let lazy = record.lowers.iter().any(|lower| matches!(lower, Lower::Layer { .. }));
+        let lazy = record
+            .lowers
+            .iter()
+            .any(|lower| matches!(lower, Lower::Layer { .. }));
         let maps = if lazy { idmap::maps(&record.labels)? } else { None };
         let place = Place {
             kind: record.kind,

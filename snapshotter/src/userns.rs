@@ -88,7 +88,11 @@ pub(crate) fn map_owners(mount: BorrowedFd<'_>, namespace: &OwnedFd) -> io::Resu
             size_of::<libc::mount_attr>(),
         )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]

@@ -88,6 +88,13 @@ impl Uploads {
     }
 }
 
+/// Uploads `content`, which must succeed.
+async fn put(server: &Server, content: &[u8]) {
+    let (store, source) = (writer(server).await, file(content));
+    let done = store.put_blob(&layer(content), source.path(), &|_| {}).await;
+    done.unwrap();
+}
+
 #[tokio::test]
 async fn sends_a_blob_once() {
     let content = noise(1_000_000);
@@ -183,11 +190,7 @@ async fn a_lost_upload_is_begun_anew() {
         }
     })
     .await;
-    writer(&server)
-        .await
-        .put_blob(&layer(&content), file(&content).path(), &|_| {})
-        .await
-        .unwrap();
+    put(&server, &content).await;
     assert!(uploads.has(&content));
 }
 
@@ -204,11 +207,7 @@ async fn without_patch_all_goes_in_one_put() {
         }
     })
     .await;
-    writer(&server)
-        .await
-        .put_blob(&layer(&content), file(&content).path(), &|_| {})
-        .await
-        .unwrap();
+    put(&server, &content).await;
     assert!(uploads.has(&content));
 }
 
@@ -277,11 +276,7 @@ async fn a_token_that_expires_during_an_upload_is_renewed() {
         registry.answer(seen)
     })
     .await;
-    writer(&server)
-        .await
-        .put_blob(&layer(&content), file(&content).path(), &|_| {})
-        .await
-        .unwrap();
+    put(&server, &content).await;
     assert!(uploads.has(&content));
 }
 
@@ -304,11 +299,7 @@ async fn an_upload_elsewhere_gets_no_authorisation() {
         _ => Reply::new(404),
     })
     .await;
-    writer(&server)
-        .await
-        .put_blob(&layer(&content), file(&content).path(), &|_| {})
-        .await
-        .unwrap();
+    put(&server, &content).await;
     assert!(uploads.has(&content));
     assert!(
         storage
