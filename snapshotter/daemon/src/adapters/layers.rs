@@ -88,7 +88,15 @@ impl NodeLayers {
                 index.size
             ));
         }
-        let places = self.places(request, layer).await?;
+        let places = match (
+            self.places(request, layer).await,
+            self.engine.layer(&index.digest),
+        ) {
+            (Ok(places), _) => places,
+            // Nobody says where it is, but it is here, and where its bytes are is known from another pull.
+            (Err(_), Some(id)) if !self.origins.of_index(&index.digest).is_empty() => return Ok(id.0),
+            (Err(reason), _) => return Err(reason),
+        };
         if let (Some(manifest), Some(place)) = (layer.manifest, places.first()) {
             let engine = Arc::clone(&self.engine);
             self.ahead.begin(manifest, place, index.digest, move |index| {
@@ -98,12 +106,7 @@ impl NodeLayers {
         let gate = self.gate(index.digest);
         let _alone = gate.lock().await;
         let id = match self.engine.layer(&index.digest) {
-            Some(id) => {
-                // Known already: no byte of it is fetched again, only one more place may be remembered.
-                let place = places.first().ok_or("no place")?;
-                self.remember(index.digest, id, place).await?;
-                id
-            }
+            Some(id) => self.known(index, id, &places).await?,
             None => self.fetch(index, &places).await?,
         };
         self.fetching
@@ -151,6 +154,21 @@ impl NodeLayers {
             images.insert(index.digest, place.clone());
         }
         Ok(places)
+    }
+
+    /// A layer that is here already. No byte of it is fetched again, but a further place is good to know, if the index
+    /// is really there: an image built from a lazy one names its layers, yet its repository may not have their blobs.
+    async fn known(&self, index: IndexRef, id: LayerId, places: &[Place]) -> Result<LayerId, String> {
+        let known = self.origins.of_index(&index.digest);
+        let Some(place) = places.first().filter(|place| !known.contains(place)) else {
+            return Ok(id);
+        };
+        match self.source.repositories.has_index(place, index).await {
+            Ok(true) => self.remember(index.digest, id, place).await?,
+            _ if known.is_empty() => return Err(format!("its index is not in {place}")),
+            _ => {}
+        }
+        Ok(id)
     }
 
     async fn fetch(&self, index: IndexRef, places: &[Place]) -> Result<LayerId, String> {
@@ -248,6 +266,10 @@ impl Layers for NodeLayers {
 
     async fn release(&self, layer: u64) {
         let (engine, origins) = (Arc::clone(&self.engine), Arc::clone(&self.origins));
+        if let Some(status) = engine.layer_status(LayerId(layer)) {
+            let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+            images.remove(&status.index);
+        }
         let release = tokio::task::spawn_blocking(move || {
             let id = LayerId(layer);
             let index = engine.layer_status(id).map(|status| status.index);

@@ -107,6 +107,11 @@ impl Origins {
         }
     }
 
+    /// Where an index was found.
+    pub(crate) fn of_index(&self, index: &Digest) -> Vec<Place> {
+        self.lock().0.places.get(index).cloned().unwrap_or_default()
+    }
+
     /// Where a blob may be read, the most recent place first.
     pub(crate) fn of_blob(&self, blob: &Digest) -> Vec<Place> {
         let guard = self.lock();

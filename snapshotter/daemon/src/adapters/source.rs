@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use lacewing_format::annotation::IndexRef;
 use lacewing_format::{Digest, media_type};
 use lacewing_fusefs::{BlobSource, Class, SourceError};
-use lacewing_oci::{Access, Client, Error, MediaType, Reference, RegistryRef, Store};
+use lacewing_oci::{Access, Client, Descriptor, Error, MediaType, Reference, RegistryRef, Store};
 
 use super::origins::{Origins, Place};
 
@@ -55,15 +55,21 @@ impl Repositories {
         Ok(store)
     }
 
+    /// Whether a place has an index, and so most likely the blobs it points to.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub(crate) async fn has_index(&self, place: &Place, index: IndexRef) -> Result<bool, Error> {
+        self.store(place).await?.has_blob(&descriptor(index)).await
+    }
+
     /// Reads a layer's stored index, verified by its digest and bounded by its size.
     ///
     /// # Errors
     /// The registry's.
     pub(crate) async fn index(&self, place: &Place, index: IndexRef) -> Result<Bytes, Error> {
         let store = self.store(place).await?;
-        let descriptor =
-            lacewing_oci::describe(MediaType::from(media_type::INDEX), &index.digest, index.size);
-        let mut blob = store.blob(&descriptor).await?;
+        let mut blob = store.blob(&descriptor(index)).await?;
         // The declared size is checked against what comes, so it is only a hint here, and a modest one.
         let mut stored = Vec::with_capacity(usize::try_from(index.size.min(1 << 20)).unwrap_or(0));
         while let Some(part) = blob.next().await {
@@ -75,6 +81,10 @@ impl Repositories {
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<Place, (Store, Instant)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn descriptor(index: IndexRef) -> Descriptor {
+    lacewing_oci::describe(MediaType::from(media_type::INDEX), &index.digest, index.size)
 }
 
 /// Reads blobs from the repositories in which their layers were found.
