@@ -1,16 +1,13 @@
 //! The crate's front: layers in, directories out.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::Duration;
 
 use lacewing_format::Digest;
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tracing::error;
 
 use crate::background;
 use crate::catalogue::{Catalogue, LayerEntry, PackEntry};
@@ -21,145 +18,17 @@ use crate::fuse::Server;
 use crate::indexes::{Indexes, MappedIndex};
 use crate::layer::Layer;
 use crate::lock;
+use crate::options::{Feature, Features, Options};
 use crate::probe::probe;
+use crate::report::{Counters, LayerId, LayerStatus, Shown};
+use crate::restore::{Restored, restore};
 use crate::session::{Connection, Serving, place};
-use crate::source::BlobSource;
 use crate::store::pack::{BootId, Identity, Pack};
 use crate::store::places::Places;
 use crate::tally::Tally;
 use crate::trees::{TreeParts, Trees};
 use crate::volumes::{Volume, Volumes};
 use crate::wire;
-
-/// A layer's number on this node: kept on disk, never used again for another layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LayerId(pub u64);
-
-impl fmt::Display for LayerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Features that [`Options::deny`] can switch off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Feature {
-    /// EROFS mounts of plain files.
-    ErofsFile,
-    /// The EROFS mount option `directio`.
-    DirectIo,
-    /// Asking the kernel to send requests in flight again.
-    Resend,
-}
-
-/// How to open an [`Engine`].
-#[derive(Clone)]
-pub struct Options {
-    /// Everything the engine keeps lies below this directory; made if it is not there.
-    pub root: PathBuf,
-    /// Where missing bytes come from.
-    pub source: Arc<dyn BlobSource>,
-    /// Runs the source's futures. It must outlive the engine.
-    pub runtime: tokio::runtime::Handle,
-    /// How long a read may wait for unavailable bytes before it fails. Default 60 s: longer than a
-    /// registry's restart, shorter than most liveness probes' patience.
-    pub read_timeout: Duration,
-    /// Whether shown layers are completed in the background. Default true.
-    pub background: bool,
-    /// Threads that answer the kernel. Default 2: more gained nothing on two cores, and four is
-    /// the most that ever paid.
-    pub threads: usize,
-    /// Features to do without even where the kernel has them (tests, workarounds).
-    pub deny: Vec<Feature>,
-}
-
-impl Options {
-    /// The defaults, for a root, a source and a runtime.
-    pub fn new(
-        root: impl Into<PathBuf>,
-        source: Arc<dyn BlobSource>,
-        runtime: tokio::runtime::Handle,
-    ) -> Options {
-        Options {
-            root: root.into(),
-            source,
-            runtime,
-            read_timeout: Duration::from_secs(60),
-            background: true,
-            threads: 2,
-            deny: Vec::new(),
-        }
-    }
-}
-
-/// What the kernel really does, found out by small mounts of our own at start.
-#[derive(Clone, Debug, Default)]
-pub struct Features {
-    /// Whether EROFS mounts plain files; else the reason why layers cannot be shown here.
-    pub erofs_file: Option<Result<(), String>>,
-    /// Whether EROFS reads its devices without a second copy in memory.
-    pub directio: bool,
-    /// Whether requests in flight are sent again to the next process.
-    pub resend: bool,
-}
-
-/// Where a layer is to be seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
-    /// The directory.
-    pub path: PathBuf,
-    /// Whether it works without any process: all bytes are in plain files.
-    pub direct: bool,
-}
-
-/// One layer, for people and monitors.
-#[derive(Clone, Debug)]
-pub struct LayerStatus {
-    /// Its number.
-    pub id: LayerId,
-    /// Digest of its stored index.
-    pub index: Digest,
-    /// Digest of the original layer.
-    pub layer: Digest,
-    /// Plain bytes that are here.
-    pub present: u64,
-    /// Plain bytes in all.
-    pub total: u64,
-    /// Whether all bytes are here.
-    pub complete: bool,
-    /// Where it is mounted, incomplete and direct.
-    pub mounts: Vec<PathBuf>,
-    /// Why its completion does not get on, if it does not.
-    pub trouble: Option<String>,
-}
-
-/// Running totals since the engine was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// READ requests answered.
-    pub reads: u64,
-    /// Plain bytes of these answers.
-    pub read_bytes: u64,
-    /// READ requests that had to wait for bytes.
-    pub misses: u64,
-    /// READ requests that failed.
-    pub read_errors: u64,
-    /// Requests that the kernel sent again after a change of process.
-    pub resent: u64,
-    /// Stored bytes that the source delivered.
-    pub source_bytes: u64,
-    /// Calls of the source.
-    pub source_reads: u64,
-    /// Plain bytes decoded and verified.
-    pub decoded_bytes: u64,
-    /// Plain bytes taken from packs already here.
-    pub dedup_bytes: u64,
-    /// Chunks or frames whose bytes were not what the index says.
-    pub corrupt: u64,
-    /// Frames that could not be kept, for want of space or for a failing disk.
-    pub unstored: u64,
-}
 
 /// Shows layers and supplies their bytes. All methods may block on local files and mounts, never on
 /// the network: call them from a thread that may wait.
@@ -191,7 +60,7 @@ impl Engine {
         let boot = BootId::current()?;
         let indexes = Indexes::open(&root.join("indexes"))?;
         let mut catalogue = Catalogue::load(&root.join("catalogue"))?;
-        let (volumes, layers) = load(&root, &indexes, &mut catalogue, boot)?;
+        let Restored { volumes, layers } = restore(&root, &indexes, &mut catalogue, boot)?;
         let features = probe(&root.join("probe"), &options.deny, &options.runtime);
         let trees = KernelTrees {
             obstacle: features.erofs_file.clone().and_then(Result::err),
@@ -533,71 +402,4 @@ impl Drop for Engine {
 
 fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Opens all packs and layers of the catalogue and deletes files that it does not name.
-#[allow(clippy::type_complexity)]
-fn load(
-    root: &Path,
-    indexes: &Indexes,
-    catalogue: &mut Catalogue,
-    boot: BootId,
-) -> Result<(Arc<Volumes>, BTreeMap<LayerId, Arc<Layer>>)> {
-    let mut loaded = Vec::new();
-    let entries: Vec<(u64, LayerEntry)> = catalogue
-        .layers()
-        .iter()
-        .map(|(number, entry)| (*number, entry.clone()))
-        .collect();
-    let catalogue_len = entries.len();
-    for (number, entry) in entries {
-        match indexes.load(entry.index, entry.plain_len, catalogue.checked()) {
-            Ok(index) => loaded.push((LayerId(number), entry, Arc::new(index))),
-            Err(error) => {
-                error!(layer = number, %error, "a layer is lost and must be pulled again");
-                catalogue.remove_layer(number);
-            }
-        }
-    }
-    // Nothing is flushed at an ordinary start: readers may be waiting for us.
-    if !catalogue.checked() || loaded.len() != catalogue_len {
-        catalogue.save()?;
-    }
-    let dir = root.join("packs");
-    let volumes = Arc::new(Volumes::default());
-    for (number, entry) in catalogue.packs() {
-        let identity = Identity {
-            number: *number,
-            blob: entry.blob,
-            blocks: entry.blocks,
-        };
-        volumes.insert(Arc::new(Volume::new(Pack::open(&dir, identity, boot)?)));
-    }
-    let mut layers = BTreeMap::new();
-    for (id, entry, index) in loaded {
-        let packs = entry.packs.iter().filter_map(|pack| volumes.get(*pack)).collect();
-        layers.insert(id, Arc::new(Layer::new(id, entry.index, index, packs)));
-    }
-    for volume in volumes.all() {
-        volume.give_up_undescribed()?;
-    }
-    clean_up(&dir, &volumes);
-    indexes.retain(|name| layers.values().any(|layer| layer.digest.hex() == name));
-    Ok((volumes, layers))
-}
-
-/// Deletes files of packs that the catalogue does not name.
-fn clean_up(dir: &Path, volumes: &Volumes) {
-    let Ok(files) = std::fs::read_dir(dir) else { return };
-    for file in files.flatten() {
-        let name = file.file_name();
-        let number = name
-            .to_string_lossy()
-            .split('.')
-            .next()
-            .and_then(|text| text.parse().ok());
-        if number.is_none_or(|number| volumes.get(number).is_none()) {
-            let _ = std::fs::remove_file(file.path());
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lacewing_format::Digest;
 
-use crate::engine::LayerId;
+use crate::report::LayerId;
 use crate::source::SourceError;
 
 /// An error of the engine. Nothing is half done when one is returned, unless the variant says so.

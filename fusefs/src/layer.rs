@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use lacewing_format::Digest;
 use lacewing_format::limits::BLOCK;
 
-use crate::engine::LayerId;
 use crate::indexes::MappedIndex;
+use crate::report::LayerId;
 use crate::volumes::{Description, Volume, frame_blocks};
 
 /// A device of a layer.

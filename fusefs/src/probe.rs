@@ -23,11 +23,11 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use crate::aside;
-use crate::engine::{Feature, Features};
 use crate::erofs;
 use crate::error::{Error, IoContext, Result};
 use crate::fetch::{Fetcher, FetcherOptions};
 use crate::fuse::Server;
+use crate::options::{Feature, Features};
 use crate::session::{Serving, mount_data, unmount_all};
 use crate::source::{BlobSource, Class, SourceError};
 use crate::store::pack::{BootId, Identity, Pack, PackNumber};

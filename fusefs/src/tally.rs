@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::engine::Counters;
+use crate::report::Counters;
 
 /// The counters behind [`Counters`]; meanings and units stand there.
 #[derive(Debug, Default)]

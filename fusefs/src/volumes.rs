@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use lacewing_format::Index;
 use lacewing_format::limits::BLOCK;
 
-use crate::engine::LayerId;
 use crate::error::Result;
 use crate::indexes::MappedIndex;
 use crate::readahead::Streams;
+use crate::report::LayerId;
 use crate::store::pack::{Pack, PackNumber};
 
 /// An index's view of one pack.

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::board::{Run, Urgency};
 use super::decode::{From, Job};
-use super::{Shared, Target};
+use super::shared::{Shared, Target};
 use crate::error::ReadError;
 use crate::source::{Class, SourceError};
 use crate::tally::add;

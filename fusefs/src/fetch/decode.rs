@@ -14,7 +14,7 @@ use tracing::warn;
 use zstd::bulk::Decompressor;
 
 use super::board::{MOST_RUNS, Run, Urgency};
-use super::{Shared, Target};
+use super::shared::{Shared, Target};
 use crate::error::{IoContext, Result};
 use crate::store::places::Place;
 use crate::tally::add;

@@ -3,4 +3,5 @@
 pub(crate) mod atomic;
 pub(crate) mod bitmap;
 pub(crate) mod pack;
+mod pack_files;
 pub(crate) mod places;

@@ -20,7 +20,7 @@
 //! on a full disk would kill the process.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -28,60 +28,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use lacewing_format::Digest;
 use lacewing_format::limits::BLOCK;
 use rustix::fs::{Advice, FallocateFlags};
 
 use super::atomic::replace_file;
-use super::bitmap::{Bitmap, PAGE_BYTES};
+use super::bitmap::Bitmap;
+pub(crate) use super::pack_files::{BootId, Identity, PackNumber};
+use super::pack_files::{HEADER, durable, load_bits, load_durable, start_bits};
 use crate::error::{IoContext, Result};
-
-/// Number of a pack on this node; 0 is never given.
-pub(crate) type PackNumber = u32;
-
-/// Identifies one boot of the machine (random, given by the kernel).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BootId(pub [u8; 16]);
-
-impl BootId {
-    /// The boot that is running.
-    pub(crate) fn current() -> Result<BootId> {
-        let path = "/proc/sys/kernel/random/boot_id";
-        let text = std::fs::read_to_string(path).at("read", path)?;
-        let digest = blake3::hash(text.trim().as_bytes());
-        let mut id = [0; 16];
-        id.copy_from_slice(&digest.as_bytes()[..16]);
-        Ok(BootId(id))
-    }
-}
-
-const BITS_MAGIC: &[u8; 8] = b"LWBITS01";
-const DURABLE_MAGIC: &[u8; 8] = b"LWDURA01";
-
-/// Bits start behind one block of header.
-const HEADER: usize = BLOCK;
-
-/// Identity of a pack in its files: magic, number, blocks, blob, boot.
-fn header(magic: &[u8; 8], pack: &Identity, boot: BootId) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(64);
-    bytes.extend_from_slice(magic);
-    bytes.extend_from_slice(&pack.number.to_le_bytes());
-    bytes.extend_from_slice(&pack.blocks.to_le_bytes());
-    bytes.extend_from_slice(&pack.blob.0);
-    bytes.extend_from_slice(&boot.0);
-    bytes
-}
-
-/// What never changes about a pack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
-    /// The pack's number.
-    pub(crate) number: PackNumber,
-    /// The blob whose plain bytes it holds.
-    pub(crate) blob: Digest,
-    /// Blocks of the blob's plain address space.
-    pub(crate) blocks: u32,
-}
 
 /// An open pack.
 pub(crate) struct Pack {
@@ -122,8 +76,8 @@ impl Pack {
         let bits_path = path.with_extension("bits");
         let this_boot = load_bits(&bits_path, &identity, boot, &bits).at("read", &bits_path)?;
         if !this_boot {
-            let durable = path.with_extension("durable");
-            load_durable(&durable, &identity, &bits).at("read", &durable)?;
+            let checkpoint = path.with_extension("durable");
+            load_durable(&checkpoint, &identity, &bits).at("read", &checkpoint)?;
             start_bits(&bits_path, &identity, boot, &bits).at("write", &bits_path)?;
         }
         let bits_file = OpenOptions::new()
@@ -265,13 +219,7 @@ impl Pack {
             .map(|number| (number, self.bits.page(number)))
             .collect();
         self.data.sync_data().at("flush", &self.path)?;
-        let mut bytes = header(DURABLE_MAGIC, &self.identity, self.boot);
-        for (number, page) in pages {
-            bytes.extend_from_slice(&number.to_le_bytes());
-            bytes.extend_from_slice(&page);
-        }
-        let sum = blake3::hash(&bytes);
-        bytes.extend_from_slice(sum.as_bytes());
+        let bytes = durable(&self.identity, self.boot, &pages);
         replace_file(&self.path.with_extension("durable"), &bytes)
     }
 
@@ -304,88 +252,11 @@ pub(crate) fn blocks_of(offset: u64, len: usize) -> Range<u32> {
     clamp(offset / BLOCK as u64)..clamp(end)
 }
 
-/// Loads the bits of this boot; `false` if the file has none.
-fn load_bits(path: &Path, pack: &Identity, boot: BootId, bits: &Bitmap) -> io::Result<bool> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let mut found = [0; 64];
-    let expected = header(BITS_MAGIC, pack, boot);
-    if file.read_exact_at(&mut found, 0).is_err() || found[..] != expected[..] {
-        return Ok(false);
-    }
-    let mut page = vec![0; PAGE_BYTES];
-    let mut at = HEADER as u64;
-    // Holes are skipped: a pack's map is as sparse as the pack.
-    while let Ok(data) = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at)) {
-        let number = (data - HEADER as u64) / PAGE_BYTES as u64;
-        if number >= u64::from(bits.page_count()) {
-            break;
-        }
-        at = HEADER as u64 + number * PAGE_BYTES as u64;
-        let len = read_up_to(&file, &mut page, at)?;
-        bits.load_page(number as u32, &page[..len]);
-        at += PAGE_BYTES as u64;
-    }
-    Ok(true)
-}
-
-fn read_up_to(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buf.len() {
-        match file.read_at(&mut buf[done..], offset + done as u64)? {
-            0 => break,
-            n => done += n,
-        }
-    }
-    Ok(done)
-}
-
-/// Loads the last checkpoint; a missing or damaged one means that nothing is known.
-fn load_durable(path: &Path, pack: &Identity, bits: &Bitmap) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(mut file) => file.read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let Some((body, sum)) = bytes.split_last_chunk::<32>() else {
-        return Ok(());
-    };
-    let identity = header(DURABLE_MAGIC, pack, BootId([0; 16]));
-    let matches = body.len() >= 64 && body[..48] == identity[..48];
-    if !matches || blake3::hash(body).as_bytes() != sum {
-        return Ok(());
-    }
-    for record in body[64..].chunks_exact(4 + PAGE_BYTES) {
-        let (number, page) = record.split_at(4);
-        let number = u32::from_le_bytes(number.try_into().unwrap_or_default());
-        bits.load_page(number, page);
-    }
-    Ok(())
-}
-
-/// Starts the bits file of this boot. No flush: it is believed in this boot only.
-fn start_bits(path: &Path, pack: &Identity, boot: BootId, bits: &Bitmap) -> io::Result<()> {
-    let new = path.with_extension("bits-new");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&new)?;
-    file.write_all_at(&header(BITS_MAGIC, pack, boot), 0)?;
-    for number in bits.used_pages() {
-        let at = HEADER as u64 + u64::from(number) * PAGE_BYTES as u64;
-        file.write_all_at(&bits.page(number), at)?;
-    }
-    std::fs::rename(&new, path)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use lacewing_format::Digest;
+
     use super::*;
 
     const BOOT: BootId = BootId([1; 16]);

@@ -1,0 +1,71 @@
+//! How an engine is opened, and what it finds the kernel able to do.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::source::BlobSource;
+
+/// Features that [`Options::deny`] can switch off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Feature {
+    /// EROFS mounts of plain files.
+    ErofsFile,
+    /// The EROFS mount option `directio`.
+    DirectIo,
+    /// Asking the kernel to send requests in flight again.
+    Resend,
+}
+
+/// How to open an [`crate::Engine`].
+#[derive(Clone)]
+pub struct Options {
+    /// Everything the engine keeps lies below this directory; made if it is not there.
+    pub root: PathBuf,
+    /// Where missing bytes come from.
+    pub source: Arc<dyn BlobSource>,
+    /// Runs the source's futures. It must outlive the engine.
+    pub runtime: tokio::runtime::Handle,
+    /// How long a read may wait for unavailable bytes before it fails. Default 60 s: longer than a
+    /// registry's restart, shorter than most liveness probes' patience.
+    pub read_timeout: Duration,
+    /// Whether shown layers are completed in the background. Default true.
+    pub background: bool,
+    /// Threads that answer the kernel. Default 2: more gained nothing on two cores, and four is
+    /// the most that ever paid.
+    pub threads: usize,
+    /// Features to do without even where the kernel has them (tests, workarounds).
+    pub deny: Vec<Feature>,
+}
+
+impl Options {
+    /// The defaults, for a root, a source and a runtime.
+    pub fn new(
+        root: impl Into<PathBuf>,
+        source: Arc<dyn BlobSource>,
+        runtime: tokio::runtime::Handle,
+    ) -> Options {
+        Options {
+            root: root.into(),
+            source,
+            runtime,
+            read_timeout: Duration::from_secs(60),
+            background: true,
+            threads: 2,
+            deny: Vec::new(),
+        }
+    }
+}
+
+/// What the kernel really does, found out by small mounts of our own at start.
+#[derive(Clone, Debug, Default)]
+pub struct Features {
+    /// Whether EROFS mounts plain files; else the reason why layers cannot be shown here.
+    pub erofs_file: Option<Result<(), String>>,
+    /// Whether EROFS reads its devices without a second copy in memory.
+    pub directio: bool,
+    /// Whether requests in flight are sent again to the next process.
+    pub resend: bool,
+}
