@@ -50,5 +50,9 @@ pub const MAX_CONFIG: u64 = lacewing_oci::limits::MAX_MANIFEST;
 /// devices, and each is an open file on the node.
 pub const MAX_EARLIER_BLOBS: usize = 64;
 
+/// Most plain bytes of all indexes of one image, which are in memory together; 100 layers of 100,000 files have 2 GiB.
+/// Without it, a thousand layers could point to as many stored indexes of a few KiB that decode to 1 GiB each.
+pub const MAX_INDEXES: u64 = 4 << 30;
+
 /// Plain bytes of queued frames, all queues together: bounds memory whatever the layer's size.
 pub const QUEUE_BYTES: usize = 32 << 20;

@@ -1,5 +1,7 @@
 //! Converted images are found and their indexes read.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use futures::{StreamExt, TryStreamExt};
 use lacewing_format::annotation::{self, IndexRef};
 use lacewing_format::limits::MAX_INDEX;
@@ -8,6 +10,7 @@ use lacewing_oci::{Descriptor, Store};
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::limits::MAX_INDEXES;
 use crate::manifest::{self, invalid};
 
 /// Indexes read at the same time.
@@ -124,8 +127,35 @@ pub(crate) fn bound_layers(
     manifest::layers(what, manifest)?.into_iter().map(bound).collect()
 }
 
+/// What memory is left for the plain indexes of one image.
+#[derive(Debug)]
+pub(crate) struct Room(AtomicU64);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(AtomicU64::new(MAX_INDEXES))
+    }
+}
+
+impl Room {
+    fn take(&self, len: u64) -> Result<(), Error> {
+        let less = |room: u64| room.checked_sub(len);
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.map(drop).map_err(|room| Error::Limit {
+            what: "length of all indexes",
+            value: MAX_INDEXES - room + len,
+            limit: MAX_INDEXES,
+        })
+    }
+}
+
 /// Reads a stored index and decompresses it.
-pub(crate) async fn index(store: &Store, layer: Descriptor, index: IndexRef) -> Result<LayerIndex, Error> {
+pub(crate) async fn index(
+    store: &Store,
+    layer: Descriptor,
+    index: IndexRef,
+    room: &Room,
+) -> Result<LayerIndex, Error> {
     if index.size > MAX_INDEX {
         return Err(Error::Limit {
             what: "length of the stored index",
@@ -140,6 +170,7 @@ pub(crate) async fn index(store: &Store, layer: Descriptor, index: IndexRef) -> 
         stored.extend_from_slice(&part?);
     }
     let plain = crate::index::decode(&stored)?;
+    room.take(plain.len() as u64)?;
     Ok(LayerIndex {
         layer,
         index,
@@ -152,9 +183,10 @@ pub(crate) async fn index(store: &Store, layer: Descriptor, index: IndexRef) -> 
 pub(crate) async fn indexes(store: &Store, image: &Image) -> Result<Vec<LayerIndex>, Error> {
     let what = format!("{}@{}", store.place(), image.digest);
     let bound = bound_layers(&what, &image.manifest)?;
+    let room = Room::default();
     let reads = bound
         .into_iter()
-        .map(|(layer, reference)| index(store, layer, reference));
+        .map(|(layer, reference)| index(store, layer, reference, &room));
     futures::stream::iter(reads).buffered(AT_ONCE).try_collect().await
 }
 
@@ -165,4 +197,19 @@ pub(crate) async fn indexes(store: &Store, image: &Image) -> Result<Vec<LayerInd
 pub async fn load_indexes(store: &Store, platform: Option<&str>) -> Result<Vec<LayerIndex>, Error> {
     let image = image(store, platform).await?;
     indexes(store, &image).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_share_their_room() {
+        let room = Room::default();
+        for _ in 0..MAX_INDEXES >> 30 {
+            assert!(room.take(1 << 30).is_ok());
+        }
+        assert!(room.take(0).is_ok());
+        assert!(matches!(room.take(1), Err(Error::Limit { value, .. }) if value == MAX_INDEXES + 1));
+    }
 }

@@ -89,9 +89,10 @@ async fn read_indexes(
 ) -> Result<Vec<(Descriptor, Option<LayerIndex>)>, Error> {
     let what = format!("{}@{}", store.place(), image.digest);
     let mut indexes = Vec::new();
+    let room = load::Room::default();
     for (layer, reference) in load::bound_layers(&what, &image.manifest)? {
         findings.layer = layer.digest().to_string();
-        let index = match load::index(store, layer.clone(), reference).await {
+        let index = match load::index(store, layer.clone(), reference, &room).await {
             Ok(index) => Some(index),
             Err(
                 error @ (Error::Store(StoreError::Corrupt { .. } | StoreError::NotFound { .. })
