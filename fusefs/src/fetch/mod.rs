@@ -40,9 +40,10 @@ use crate::volumes::{Description, Volume, Volumes};
 /// Most plain bytes of a run that somebody waits for: the largest READ, so one READ is one request.
 const BLOCKING_RUN: u64 = 1 << 20;
 
-/// Most plain bytes of other runs: two or three megabytes stored, which amortises a round trip and
-/// bounds what a blocked reader may have to wait behind.
-const PREFETCH_RUN: u64 = 4 << 20;
+/// Most plain bytes of other runs: about a megabyte stored, which amortises a round trip, bounds
+/// what a blocked reader may have to wait behind, and keeps all runs under way below 40 MiB even
+/// where nothing compresses.
+const PREFETCH_RUN: u64 = 2 << 20;
 
 /// Gets missing bytes.
 pub(crate) struct Fetcher {
