@@ -191,12 +191,8 @@ impl<'a> Chunker<'a> {
             return self.send_pending(rank);
         }
         let chunks = std::mem::take(&mut self.pending.chunks);
-        let lens = chunks
-            .iter()
-            .map(|&chunk| self.plan.chunks[chunk as usize].len as usize);
-        let len = lens.sum();
         let plain = std::mem::take(&mut self.pending.plain);
-        self.small[usize::from(rank)].put(path, rank == hot::COLD, &plain, len, chunks);
+        self.small[usize::from(rank)].put(path, rank == hot::COLD, &plain, chunks);
         self.pending.plain = plain;
         self.pending.plain.clear();
         self.send_small(rank, false)

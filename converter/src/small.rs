@@ -4,15 +4,12 @@
 /// Files (or what is new of them) up to this length share frames, padding included; longer ones have their own.
 pub(crate) const SMALL: usize = 128 << 10;
 
-/// Most plain bytes in a shared frame, without padding: at 256 KiB, frames compress within some percent of a stream, and
-/// a read of a small file still decodes in 0.2 ms.
-const FRAME: usize = 256 << 10;
+/// Most plain bytes in a shared frame, the padding of each file to a block included: a reader writes them to the pack at
+/// once. Frames of 256 KiB would be 4 % larger; the decisions in the docs weigh that against reading one small file.
+const FRAME: usize = 1 << 20;
 
-/// Most bytes of a shared frame with padding, which a reader writes to the pack: tiny files take a block each.
-const FRAME_PADDED: usize = 512 << 10;
-
-/// Bytes, padding included, among which files are put into order. In four shelves, 16 MiB.
-const SHELF: usize = 4 << 20;
+/// Bytes, padding included, among which files are put into order. In four shelves, 32 MiB at most.
+const SHELF: usize = 8 << 20;
 
 /// A small file's place on the shelf.
 #[derive(Clone, Debug)]
@@ -21,8 +18,6 @@ pub(crate) struct Small {
     key: (Vec<u8>, Vec<u8>),
     start: usize,
     end: usize,
-    /// Plain bytes without padding.
-    len: usize,
     pub(crate) chunks: Vec<u32>,
 }
 
@@ -34,11 +29,11 @@ pub(crate) struct Shelf {
 }
 
 impl Shelf {
-    /// Takes a file's new bytes, padded, of which `len` count.
+    /// Takes a file's new bytes, padded.
     ///
     /// Of files that are hardly ever read (`cold`), those made from one source go together: they share most of their
     /// words. Elsewhere a reader of the one seldom reads the other, so that files of one kind go together.
-    pub(crate) fn put(&mut self, path: &[u8], cold: bool, plain: &[u8], len: usize, chunks: Vec<u32>) {
+    pub(crate) fn put(&mut self, path: &[u8], cold: bool, plain: &[u8], chunks: Vec<u32>) {
         let start = self.plain.len();
         self.plain.extend_from_slice(plain);
         let key = if cold {
@@ -50,7 +45,6 @@ impl Shelf {
             key,
             start,
             end: self.plain.len(),
-            len,
             chunks,
         });
     }
@@ -65,12 +59,11 @@ impl Shelf {
         let mut files = std::mem::take(&mut self.files);
         files.sort_by(|a, b| a.key.cmp(&b.key));
         let mut frames: Vec<Vec<Small>> = Vec::new();
-        let (mut len, mut padded) = (FRAME, FRAME_PADDED);
+        let mut len = FRAME;
         for file in files {
-            len += file.len;
-            padded += file.end - file.start;
-            if len > FRAME || padded > FRAME_PADDED {
-                (len, padded) = (file.len, file.end - file.start);
+            len += file.end - file.start;
+            if len > FRAME {
+                len = file.end - file.start;
                 frames.push(Vec::new());
             }
             if let Some(frame) = frames.last_mut() {
@@ -132,13 +125,7 @@ mod tests {
             .iter()
             .enumerate()
         {
-            shelf.put(
-                name.as_bytes(),
-                false,
-                &[number as u8; 4096],
-                100,
-                vec![number as u32],
-            );
+            shelf.put(name.as_bytes(), false, &[number as u8; 4096], vec![number as u32]);
         }
         let frames = shelf.frames(true);
         let order: Vec<u32> = frames
@@ -156,11 +143,11 @@ mod tests {
     fn the_last_frame_waits_for_more() {
         let mut shelf = Shelf::default();
         for number in 0..5 {
-            shelf.put(b"/x", false, &[1; 100 << 10], 100 << 10, vec![number]);
+            shelf.put(b"/x", false, &[1; 400 << 10], vec![number]);
         }
         assert_eq!(shelf.frames(false).len(), 2);
         shelf.tidy();
-        assert_eq!((shelf.files.len(), shelf.plain.len()), (1, 100 << 10));
+        assert_eq!((shelf.files.len(), shelf.plain.len()), (1, 400 << 10));
         assert_eq!(shelf.frames(true).len(), 1);
     }
 }
