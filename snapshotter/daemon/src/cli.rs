@@ -132,11 +132,11 @@ pub(crate) struct ConvertArgs {
     /// Platform to convert, such as linux/arm64; repeat it, or `all` [default: all that the image has]
     #[arg(long = "platform", value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platforms: Vec<String>,
-    /// Largest unit of dedup and verification: a power of two, 4K to 1M [default: 256K]
+    /// Largest unit of dedup and verification: a power of two, 64K to 1M [default: 256K]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) chunk_size: Option<u32>,
-    /// zstd level, 1 to 22; higher is smaller and slower
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=22))]
+    /// zstd level, 1 to 19; higher is smaller and slower
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
     pub(crate) level: Option<i32>,
     /// Also leave out what this earlier image in DST's repository holds; repeat it for several
     #[arg(long, value_name = "REF")]
@@ -255,7 +255,7 @@ pub(crate) struct WorkerArgs {
 
 /// Reads `256K`, `1M` or a count of bytes.
 fn size(text: &str) -> Result<u32, String> {
-    let wrong = || format!("{text} is no size; write 4096, 256K or 1M");
+    let wrong = || format!("{text} is no size; write 65536, 256K or 1M");
     let (digits, unit) = match text
         .trim_end_matches("iB")
         .trim_end_matches(['b', 'B'])
@@ -270,10 +270,10 @@ fn size(text: &str) -> Result<u32, String> {
         .ok()
         .and_then(|n| n.checked_mul(unit))
         .ok_or_else(wrong)?;
-    if size.is_power_of_two() && (4096..=1 << 20).contains(&size) {
+    if size.is_power_of_two() && (64 << 10..=1 << 20).contains(&size) {
         return Ok(size);
     }
-    Err(format!("{text} is not a power of two from 4K to 1M"))
+    Err(format!("{text} is not a power of two from 64K to 1M"))
 }
 
 #[cfg(test)]
@@ -290,14 +290,25 @@ mod tests {
     #[test]
     fn sizes() {
         for (text, expected) in [
-            ("4096", Some(4096)),
+            ("65536", Some(65536)),
             ("256K", Some(262_144)),
             ("64KiB", Some(65536)),
             ("1m", Some(1 << 20)),
         ] {
             assert_eq!(size(text).ok(), expected, "{text}");
         }
-        for text in ["", "K", "3000", "2M", "-4K", "2K", "99999999999", "256KK1"] {
+        for text in [
+            "",
+            "K",
+            "3000",
+            "2M",
+            "-4K",
+            "2K",
+            "4096",
+            "32K",
+            "99999999999",
+            "256KK1",
+        ] {
             assert!(size(text).is_err(), "{text}");
         }
     }

@@ -19,7 +19,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Prints a value as indented JSON.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }

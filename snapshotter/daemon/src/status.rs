@@ -161,7 +161,10 @@ impl Status {
         match self.layers.is_empty() {
             true => text.push_str("no layers yet\n"),
             false => {
-                let layers: Vec<_> = self.layers.iter().map(Layer::row).collect();
+                // In order of pulling, so that an image's layers stand together.
+                let mut layers: Vec<&Layer> = self.layers.iter().collect();
+                layers.sort_by_key(|layer| (layer.created_at_ms, layer.number));
+                let layers: Vec<_> = layers.into_iter().map(Layer::row).collect();
                 text.push_str(&table(
                     &["IMAGE", "LAYER", "LAZY", "PRESENT", "WHOLE", "USERS", "NOTE"],
                     &layers,
