@@ -1,0 +1,48 @@
+"""The supervisor's own death, and a new configuration: containers read on."""
+
+import signal
+from pathlib import Path
+
+from cases import Case
+from lab.containers import CTR, running
+from lab.process import wait_until
+from test_faults import drop_caches, readers, write_list
+
+
+class Supervisor(Case):
+    def check(self, strike) -> None:
+        """Readers of a lazy image see nothing of what `strike` does to the daemon."""
+        node = self.world.new_node(2)
+        image = self.world.lazy("redis")
+        node.containerd.pull(image, "lacewing")
+        files = self.world.lab.directory(f"supervisor-{strike.__name__}") / "files.json"
+        write_list(self.world.expected("redis", 2), files)
+        with running(node.containerd, CTR, image, "lacewing") as container:
+            with readers(2, Path(f"/proc/{container.pid}/root"), files, 12) as results:
+                for _ in range(3):
+                    strike(node.daemon)
+                    drop_caches()
+                seen = results()
+            self.assertIn("ready", container.exec(*self.world.images["redis"].ready))
+        self.assertEqual([error for one in seen for error in one["errors"]], [])
+        self.assertGreater(sum(one["files"] for one in seen), 50)
+
+    def test_orphaned_worker_hands_over(self):
+        def killed(daemon) -> None:
+            workers = daemon.workers()
+            daemon.process.kill()
+            drop_caches()
+            daemon.start()
+            self.assertTrue(daemon.workers())
+            wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "end of the orphan")
+
+        self.check(killed)
+
+    def test_reload_replaces_the_worker(self):
+        def reloaded(daemon) -> None:
+            before = daemon.workers()
+            daemon.process.child.send_signal(signal.SIGHUP)
+            wait_until(lambda: daemon.workers() not in ([], before), "the next worker")
+            wait_until(daemon.ready, "the next worker's answer")
+
+        self.check(reloaded)
