@@ -3,7 +3,7 @@
 use lacewing_format::Index;
 use serde_json::Value;
 
-use crate::world::{Random, World, small_tar};
+use crate::world::{Random, World, entry, small_tar};
 
 fn converted() -> (World, Value, Vec<u8>) {
     let world = World::new();
@@ -135,4 +135,65 @@ fn every_flipped_byte_of_a_blob_is_found() {
     }
     std::fs::write(world.path("target", &digest), &good).unwrap();
     assert_eq!(world.check(), [""; 0], "{manifest}");
+}
+
+#[test]
+fn random_flips_of_a_large_index_and_blob_are_refused_or_harmless() {
+    let world = World::new();
+    let mut random = Random(3);
+    let mut tar = Vec::new();
+    for number in 0..3000 {
+        entry(
+            &mut tar,
+            &format!("file {number}"),
+            b'0',
+            "",
+            8,
+            &u64::to_le_bytes(number),
+        );
+    }
+    let large: Vec<u8> = (0..3 << 20).map(|at| (at >> (at & 7)) as u8).collect();
+    entry(&mut tar, "large", b'0', "", large.len() as u64, &large);
+    tar.resize(tar.len() + 1024, 0);
+    world.image(&[tar]);
+    world.convert().unwrap();
+    let plain = world.mount().unwrap().remove(0);
+    let index = Index::parse(&plain).unwrap();
+    assert!(plain.len() > 200_000 && index.frames().len() > 3);
+
+    let folder = world.dir.path().join("node");
+    for round in 0..40 {
+        let mut bad = plain.clone();
+        let at = random.below(bad.len() - 48);
+        bad[at] ^= 1 << random.below(8);
+        assert!(
+            lacewing_fusefs::fuzzing::index(&folder, &stored(&bad)).is_err(),
+            "byte {at}"
+        );
+        // With right checksums, names, modes and times may be others; the rest is refused.
+        reseal(&mut bad);
+        if let Ok(len) = lacewing_fusefs::fuzzing::index(&folder, &stored(&bad)) {
+            assert_eq!(len, plain.len() as u64, "round {round}");
+        }
+    }
+    let blob = world.read("target", &index.devices()[0].blob().to_string());
+    for (number, frame) in index.frames().iter().enumerate() {
+        let start = frame.stored_offset() as usize;
+        let good = &blob[start..start + frame.stored_len() as usize];
+        let right = lacewing_fusefs::fuzzing::decoded(&index, number, good).unwrap();
+        for _ in 0..20 {
+            let mut bad = good.to_vec();
+            let at = random.below(bad.len());
+            bad[at] ^= 1 << random.below(8);
+            let found = lacewing_fusefs::fuzzing::decoded(&index, number, &bad);
+            assert!(
+                found.is_none_or(|found| found == right),
+                "frame {number}, byte {at}"
+            );
+        }
+        assert_eq!(
+            lacewing_fusefs::fuzzing::decoded(&index, number, &good[1..]),
+            None
+        );
+    }
 }
