@@ -540,3 +540,6 @@ fn cpu_seconds() -> f64 {
         .take(2);
     fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
+
+#[cfg(test)]
+mod tests;
