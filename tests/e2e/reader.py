@@ -1,11 +1,13 @@
 """reader.py ROOT LIST SECONDS SEED: reads files of a tree in random order, small and large, by read and by mmap, and
-compares what it gets with the list (JSON: path to [size, SHA-256]). Prints a JSON summary; any error or wrong byte counts."""
+compares what it gets with the list (JSON: path to [size, SHA-256]). Ends after SECONDS or at SIGTERM with a JSON summary;
+any error or wrong byte counts."""
 
 import hashlib
 import json
 import mmap
 import os
 import random
+import signal
 import sys
 import time
 
@@ -34,8 +36,10 @@ def main() -> None:
         files = sorted(json.load(file).items())
     choice = random.Random(seed)
     end = time.monotonic() + seconds
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     done = {"files": 0, "bytes": 0, "mapped": 0, "errors": []}
-    while time.monotonic() < end and len(done["errors"]) < 20:
+    while not stop and time.monotonic() < end and len(done["errors"]) < 20:
         path, (size, expected) = choice.choice(files)
         mapped = size > 0 and choice.random() < 0.5
         try:

@@ -34,13 +34,22 @@ def write_list(tree: Tree, file: Path) -> None:
 
 @contextlib.contextmanager
 def readers(count: int, root: Path, files: Path, seconds: float):
-    """Readers in the background; yields a function that waits for them and returns what they saw."""
+    """Readers in the background, for `seconds` at most; yields a function that ends them and returns what they saw."""
     started = [
         subprocess.Popen([sys.executable, READER, root, files, str(seconds), str(seed)], stdout=subprocess.PIPE, text=True)
         for seed in range(count)
     ]
+
+    def results() -> list[dict]:
+        for reader in started:
+            reader.terminate()
+        outputs = [reader.communicate(timeout=180)[0] for reader in started]
+        if any(reader.returncode for reader in started):
+            raise AssertionError(f"readers ended with {[reader.returncode for reader in started]}")
+        return [json.loads(output) for output in outputs]
+
     try:
-        yield lambda: [json.loads(reader.communicate(timeout=seconds + 180)[0]) for reader in started]
+        yield results
     finally:
         for reader in started:
             reader.kill()
@@ -57,22 +66,24 @@ class WorkerKilled(Case):
         files = self.world.lab.directory("storm") / "files.json"
         write_list(self.world.expected("python", 2), files)
         chance = random.Random(7)
-        seconds = KILLS * sum(PAUSE) / 2 + 10
+        # A loaded machine needs longer to start a worker that can be hit.
+        longest = 300
         with running(node.containerd, CTR, image, "lacewing") as container:
-            with readers(3, Path(f"/proc/{container.pid}/root"), files, seconds) as results:
-                hit = 0
-                for kill in range(KILLS):
+            with readers(3, Path(f"/proc/{container.pid}/root"), files, longest) as results:
+                killed, end = set(), time.monotonic() + longest
+                while len(killed) < KILLS and time.monotonic() < end:
                     time.sleep(chance.uniform(*PAUSE))
-                    hit += node.daemon.kill_worker()
-                    if kill % 10 == 0:
+                    killed.update(node.daemon.workers())
+                    node.daemon.kill_worker()
+                    if len(killed) % 10 == 0:
                         drop_caches()
                 seen = results()
             self.assertIn("ready", container.exec(*self.world.images["python"].ready, timeout=120))
         self.assertEqual([error for one in seen for error in one["errors"]], [])
-        self.assertGreaterEqual(hit, KILLS * 3 // 4, "too few kills hit a worker")
+        self.assertGreaterEqual(len(killed), KILLS)
         self.assertGreater(sum(one["files"] for one in seen), 200)
         self.assertGreater(sum(one["mapped"] for one in seen), 50)
-        self.assertGreaterEqual(node.daemon.status()["worker_restarts"], hit - 1)
+        self.assertGreaterEqual(node.daemon.status()["worker_restarts"], KILLS - 1)
 
 
 class NoWorker(Case):
