@@ -3,6 +3,7 @@
 mod contents;
 mod trees;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lacewing_format::{Digest, Index, Tree, media_type};
@@ -68,9 +69,10 @@ pub async fn check(client: &Client, reference: &Reference) -> Result<Vec<Differe
     let mut findings = Findings::default();
     let mut blobs = Blobs::new();
     for image in &images.images {
-        findings = check_image(&store, image, findings, &mut blobs).await?;
+        let mut named = BTreeSet::new();
+        findings = check_image(&store, image, findings, &mut blobs, &mut named).await?;
         if let Some(index) = &images.index {
-            check_accelerator(&store, index, image, &mut findings).await?;
+            check_accelerator(&store, index, image, &named, &mut findings).await?;
         }
     }
     let runtime = Handle::current();
@@ -114,6 +116,7 @@ async fn check_image(
     image: &Image,
     mut findings: Findings,
     blobs: &mut Blobs,
+    named: &mut BTreeSet<Digest>,
 ) -> Result<Findings, Error> {
     let what = format!("{}@{}", store.place(), image.digest);
     let config = manifest::config(&what, &image.manifest)?;
@@ -125,7 +128,11 @@ async fn check_image(
     for (layer, index) in &layers {
         findings.layer = layer.digest().to_string();
         let Some(index) = index else { continue };
-        if let Err(what) = parse(&index.plain).and_then(|index| frames::collect(index, blobs)) {
+        let collect = |index: Index<'_>| {
+            named.extend(index.devices().iter().map(lacewing_format::Device::blob));
+            frames::collect(index, blobs)
+        };
+        if let Err(what) = parse(&index.plain).and_then(collect) {
             findings.add(b"", what);
         }
     }
@@ -241,6 +248,7 @@ async fn check_accelerator(
     store: &Store,
     index: &Map<String, Value>,
     image: &Image,
+    blobs: &BTreeSet<Digest>,
     findings: &mut Findings,
 ) -> Result<(), Error> {
     findings.layer.clone_from(&image.digest);
@@ -260,16 +268,18 @@ async fn check_accelerator(
         if subject != Some(image.digest.as_str()) {
             continue;
         }
-        let kept = manifest::layers("accelerator", &document)?;
+        let kept: BTreeSet<String> = manifest::layers("accelerator", &document)?
+            .iter()
+            .map(|layer| layer.digest().to_string())
+            .collect();
         let what = format!("{}@{}", store.place(), image.digest);
-        for (_, index) in load::bound_layers(&what, &image.manifest)? {
-            if !kept
-                .iter()
-                .any(|layer| layer.digest().to_string() == index.digest.to_string())
-            {
+        let indexes = load::bound_layers(&what, &image.manifest)?;
+        let indexes = indexes.iter().map(|(_, index)| ("index", index.digest));
+        for (kind, digest) in indexes.chain(blobs.iter().map(|&blob| ("blob", blob))) {
+            if !kept.contains(&digest.to_string()) {
                 findings.add(
                     b"",
-                    format!("the accelerator manifest does not list index {}", index.digest),
+                    format!("the accelerator manifest does not list {kind} {digest}"),
                 );
             }
         }

@@ -52,7 +52,9 @@ fn layout(dir: &Path, layers: &[Vec<u8>]) {
 }
 
 fn layers() -> Vec<Vec<u8>> {
-    let program: Vec<u8> = (0..700_000u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+    let program: Vec<u8> = (0..700_000u32)
+        .flat_map(|n| n.wrapping_mul(n).to_le_bytes())
+        .collect();
     let bottom = Tar::default()
         .dir("bin")
         .add(
