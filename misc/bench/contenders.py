@@ -89,9 +89,9 @@ class Lacewing(Root):
             for line in table:
                 fields, _, options = line.partition(" - ")
                 if fields.split()[4] == str(self.shown):
-                    for option in options.split()[2].split(","):
-                        if option.startswith("lowerdir="):
-                            return [Path(p) for p in option.removeprefix("lowerdir=").split(":")]
+                    named = [o.partition("=") for o in options.split(" ", 2)[2].split(",")]
+                    found = [path for key, _, value in named if key in ("lowerdir", "lowerdir+") for path in value.split(":")]
+                    return [Path(path) for path in found if Path(path).parent.name == "l"]
         return [self.shown]  # one layer: no overlay
 
     def close(self) -> None:

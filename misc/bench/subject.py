@@ -63,6 +63,7 @@ def prepare(folder: Path, binaries: Path | None) -> Subject:
     source, second = f"oci:{layout}:python", f"oci:{layout}:python-2"
     report = run(lacewing(), "convert", "--json", source, f"oci:{converted}:v1")
     (folder / "convert.json").write_text(report[report.index("{"):])
+    run(lacewing(), "check", f"oci:{converted}:v1")
     tree = folder / "tree"
     if not tree.exists():
         root = Ext4(folder / "unpack", layers)

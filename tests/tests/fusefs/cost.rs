@@ -83,11 +83,13 @@ fn collect(dir: &Path, room: &mut usize, into: &mut Vec<(String, Vec<u8>)>) {
         };
         if meta.is_dir() {
             collect(&path, room, into);
-        } else if meta.is_file() && meta.len() > 0 && (meta.len() as usize) < *room {
-            if let Ok(bytes) = std::fs::read(&path) {
-                *room -= bytes.len();
-                into.push((format!("{:06}", into.len()), bytes));
-            }
+        } else if meta.is_file()
+            && meta.len() > 0
+            && (meta.len() as usize) < *room
+            && let Ok(bytes) = std::fs::read(&path)
+        {
+            *room -= bytes.len();
+            into.push((format!("{:06}", into.len()), bytes));
         }
     }
 }
