@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -136,14 +137,22 @@ func (in *instance) stop() {
 	in.kill()
 }
 
-// kill ends the process at once. What it leaves behind is the next one's to deal with.
+// kill ends the process and those it started, at once, as a power cut would.
 func (in *instance) kill() {
 	in.disconnect()
-	if in.cmd != nil {
-		syscall.Kill(-in.cmd.Process.Pid, syscall.SIGKILL)
-		<-in.exited
-		in.cmd = nil
+	if in.cmd == nil {
+		return
 	}
+	pid := in.cmd.Process.Pid
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	syscall.Kill(-pid, syscall.SIGKILL)
+	<-in.exited
+	for _, child := range strings.Fields(string(children)) {
+		if id, err := strconv.Atoi(child); err == nil {
+			syscall.Kill(id, syscall.SIGKILL)
+		}
+	}
+	in.cmd = nil
 }
 
 // close stops the process and removes what it leaves, mounts included.
