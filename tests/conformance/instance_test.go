@@ -30,7 +30,7 @@ import (
 var (
 	spawn   = flag.String("spawn", "", "command that starts a snapshotter; {root} and {sock} are replaced")
 	scratch = flag.String("scratch", "", "folder for roots, on a file system that can hold overlay's upper directories")
-	wait    = flag.Duration("wait", 20*time.Second, "how long to wait for the socket")
+	wait    = flag.Duration("wait", 60*time.Second, "how long to wait for the socket")
 )
 
 const (
