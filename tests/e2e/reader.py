@@ -1,6 +1,6 @@
-"""reader.py ROOT LIST SECONDS SEED: reads files of a tree in random order, small and large, by read and by mmap, and
-compares what it gets with the list (JSON: path to [size, SHA-256]). Ends after SECONDS or at SIGTERM with a JSON summary;
-any error or wrong byte counts."""
+"""reader.py ROOT LIST SECONDS SEED PROGRESS: reads files of a tree in random order, small and large, by read and by mmap,
+and compares what it gets with the list (JSON: path to [size, SHA-256]). The file PROGRESS grows by a byte with each file.
+Ends after SECONDS or at SIGTERM with a JSON summary; any error or wrong byte counts."""
 
 import hashlib
 import json
@@ -32,6 +32,7 @@ def by_mmap(path: str, size: int) -> str:
 
 def main() -> None:
     root, list_file, seconds, seed = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+    progress = os.open(sys.argv[5], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(list_file) as file:
         files = sorted(json.load(file).items())
     choice = random.Random(seed)
@@ -51,6 +52,7 @@ def main() -> None:
         done["files"] += 1
         done["bytes"] += size
         done["mapped"] += mapped
+        os.write(progress, b".")
         if done["files"] % 50 == 0:
             # Read anew, not from memory. No privilege: the reader's own files.
             with open(root + path, "rb") as file:

@@ -32,26 +32,44 @@ def write_list(tree: Tree, file: Path) -> None:
     file.write_text(json.dumps(files))
 
 
-@contextlib.contextmanager
-def readers(count: int, root: Path, files: Path, seconds: float):
-    """Readers in the background, for `seconds` at most; yields a function that ends them and returns what they saw."""
-    started = [
-        subprocess.Popen([sys.executable, READER, root, files, str(seconds), str(seed)], stdout=subprocess.PIPE, text=True)
-        for seed in range(count)
-    ]
+class Readers:
+    """Readers of a tree in the background, see reader.py."""
 
-    def results() -> list[dict]:
-        for reader in started:
+    def __init__(self, count: int, root: Path, files: Path, seconds: float):
+        self.progress = [files.with_suffix(f".read-{seed}") for seed in range(count)]
+        self.running = [
+            subprocess.Popen(
+                [sys.executable, READER, root, files, str(seconds), str(seed), progress], stdout=subprocess.PIPE, text=True)
+            for seed, progress in enumerate(self.progress)
+        ]
+
+    def files(self) -> int:
+        """How many files they have read until now."""
+        return sum(progress.stat().st_size for progress in self.progress if progress.exists())
+
+    def reading(self) -> bool:
+        """Whether all of them go on."""
+        return all(reader.poll() is None for reader in self.running)
+
+    def results(self) -> list[dict]:
+        """Ends them and returns what they saw."""
+        for reader in self.running:
             reader.terminate()
-        outputs = [reader.communicate(timeout=180)[0] for reader in started]
-        if any(reader.returncode for reader in started):
-            raise AssertionError(f"readers ended with {[reader.returncode for reader in started]}")
+        outputs = [reader.communicate(timeout=180)[0] for reader in self.running]
+        if any(reader.returncode for reader in self.running):
+            raise AssertionError(f"readers ended with {[reader.returncode for reader in self.running]}")
         return [json.loads(output) for output in outputs]
 
+
+@contextlib.contextmanager
+def readers(count: int, root: Path, files: Path, seconds: float):
+    """Readers for `seconds` at most, all of them reading from the first line of the body on."""
+    started = Readers(count, root, files, seconds)
     try:
-        yield results
+        wait_until(lambda: all(one.exists() and one.stat().st_size for one in started.progress), "the first read files")
+        yield started
     finally:
-        for reader in started:
+        for reader in started.running:
             reader.kill()
             reader.wait()
 
@@ -69,7 +87,7 @@ class WorkerKilled(Case):
         # A loaded machine needs longer to start a worker that can be hit.
         longest = 300
         with running(node.containerd, CTR, image, "lacewing") as container:
-            with readers(3, Path(f"/proc/{container.pid}/root"), files, longest) as results:
+            with readers(3, Path(f"/proc/{container.pid}/root"), files, longest) as started:
                 killed, end = set(), time.monotonic() + longest
                 while len(killed) < KILLS and time.monotonic() < end:
                     time.sleep(chance.uniform(*PAUSE))
@@ -77,7 +95,7 @@ class WorkerKilled(Case):
                     node.daemon.kill_worker()
                     if len(killed) % 10 == 0:
                         drop_caches()
-                seen = results()
+                seen = started.results()
             self.assertIn("ready", container.exec(*self.world.images["python"].ready, timeout=120))
         self.assertEqual([error for one in seen for error in one["errors"]], [])
         self.assertGreaterEqual(len(killed), KILLS)
