@@ -10,6 +10,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("lacewing-oci", &["lacewing-format"]),
     ("lacewing-converter", &["lacewing-format", "lacewing-oci"]),
     ("lacewing-fusefs", &["lacewing-format"]),
+    ("lacewing-p2p", &["lacewing-format", "lacewing-rpc"]),
     ("lacewing-snapshotter", &["lacewing-format", "lacewing-rpc"]),
 ];
 
@@ -20,6 +21,8 @@ const NEVER: &[(&str, &str)] = &[
     ("lacewing-format", "rustix"),
     ("lacewing-fusefs", "reqwest"),
     ("lacewing-fusefs", "tonic"),
+    ("lacewing-p2p", "fuse-backend-rs"),
+    ("lacewing-p2p", "tar"),
     ("lacewing-converter", "fuse-backend-rs"),
     ("lacewing-converter", "tonic"),
     ("lacewing-snapshotter", "fuse-backend-rs"),

@@ -1,0 +1,33 @@
+//! Gets a piece from whoever has it, keeps it, gives it.
+//!
+//! ```text
+//!   reader ──Wanted──►┌────────────┐──Ask──────► peer nearer to the root ─► … ─► registry
+//!                     │   swarm    │
+//!   peer ──Requested─►│  decides   │──Serve────► bytes to that peer
+//!                     └────────────┘
+//!                      no I/O, no clock: events in, actions out
+//! ```
+//!
+//! [`swarm`] alone decides who asks whom and what follows from each event. It is synchronous,
+//! owns no socket and reads no clock, so that a simulation of ten thousand nodes runs the very
+//! code of the daemon. Everything else in this crate acts: it turns actions into bytes on
+//! sockets and what happens there into events.
+//!
+//! # Invariants
+//!
+//! - A node only ever asks a node that is strictly earlier in the order of the piece's tree, so no
+//!   chain of requests comes back, however much the nodes' views of the cluster differ.
+//!   `swarm::tests::nobody_asks_a_later_node`.
+//! - Whoever waits for a piece gets it or an error: `swarm::tests::no_waiter_is_lost`.
+//!
+//! # Non-goals
+//!
+//! FUSE, snapshots, tar, what a piece contains.
+
+pub mod error;
+pub mod limits;
+pub mod piece;
+pub mod swarm;
+
+pub use error::FetchError;
+pub use piece::{Class, PieceId};

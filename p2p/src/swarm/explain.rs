@@ -1,0 +1,81 @@
+//! What a swarm tells about itself: for `lacewing explain`, `lacewing top` and metrics.
+
+use super::{PeerId, TreeId};
+
+/// Who would be asked for a piece, and what is going on with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explanation {
+    /// The piece's tree; `None` as long as no members are known.
+    pub tree: Option<TreeId>,
+    /// This node's place in the tree's order, from 0; counts members that are no leaves.
+    pub rank: u32,
+    /// Whom this node would ask, nearest first. Empty: the origin.
+    pub candidates: Vec<Candidate>,
+    /// Whether this node may go to the origin at once.
+    pub origin_at_once: bool,
+    /// Whom it is waiting for now.
+    pub asked: Vec<PeerId>,
+    /// Whether it is waiting for the origin now.
+    pub at_origin: bool,
+    /// How many peers wait for the piece here.
+    pub waiting: u32,
+}
+
+/// A node that could be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Who.
+    pub peer: PeerId,
+    /// What speaks against it.
+    pub standing: Standing,
+}
+
+/// How this node thinks of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// It would be asked.
+    Good,
+    /// It did not answer lately and is passed over.
+    PassedOver,
+    /// It sent wrong bytes and is cut off.
+    CutOff,
+}
+
+/// Counters since the swarm was made, and what is going on now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Pieces in flight to this node.
+    pub flights: u32,
+    /// Requests of peers that wait for a piece or for their turn.
+    pub queued: u32,
+    /// Uploads going on.
+    pub uploading: u32,
+    /// Requests sent to peers.
+    pub asked: u64,
+    /// Requests sent to origins.
+    pub asked_origin: u64,
+    /// Second requests for the same piece because the first was slow.
+    pub hedged: u64,
+    /// Peers passed over because they did not answer.
+    pub passed_over: u64,
+    /// Requests of peers that were redirected.
+    pub redirected: u64,
+    /// Requests of peers that were refused.
+    pub refused: u64,
+    /// Pieces received from peers.
+    pub received: u64,
+    /// Pieces received from origins.
+    pub received_origin: u64,
+    /// Pieces uploaded.
+    pub uploaded: u64,
+    /// Pieces received that this node did not want itself.
+    pub relayed: u64,
+    /// Pieces that came with wrong bytes.
+    pub corrupt: u64,
+    /// Measured upload rate in KiB a second; 0 if unknown.
+    pub rate: u32,
+    /// Whether this node is a leaf by its own measure.
+    pub leaf: bool,
+}
