@@ -137,6 +137,10 @@ impl<'a> Block<'a> {
     }
 }
 
+/// Entries a block can hold at most, rounded up to a power of two: makes positions of block and entry.
+const POSITIONS: u64 = 512;
+const _: () = assert!(BLOCK / DIRENT_LEN < POSITIONS as usize);
+
 /// Entries of a directory; made by [`InodeView::entries`].
 #[derive(Clone, Debug)]
 pub struct DirEntries<'a> {
@@ -156,6 +160,28 @@ impl<'a> DirEntries<'a> {
             next_entry: 0,
             block_count: block_count(&dir)?,
         })
+    }
+
+    /// Starts at a position that [`DirEntries::position`] gave; behind the end there is nothing.
+    pub(super) fn at(dir: InodeView<'a>, position: u64) -> Result<Self, FormatError> {
+        let mut entries = Self::new(dir)?;
+        let block = usize::try_from(position / POSITIONS).unwrap_or(usize::MAX);
+        entries.next_block = block.min(entries.block_count);
+        if block < entries.block_count && position % POSITIONS > 0 {
+            entries.block = Some(Block::read(&dir, block)?);
+            entries.next_block += 1;
+            entries.next_entry = (position % POSITIONS) as usize;
+        }
+        Ok(entries)
+    }
+
+    /// Where to go on after the last entry that was given: 0 only before the first one. The same for
+    /// the same index, whenever it is asked.
+    pub fn position(&self) -> u64 {
+        match self.block {
+            Some(_) => (self.next_block as u64).saturating_sub(1) * POSITIONS + self.next_entry as u64,
+            None => self.next_block as u64 * POSITIONS,
+        }
     }
 
     fn advance(&mut self) -> Result<Option<DirEntry<'a>>, FormatError> {

@@ -302,6 +302,20 @@ impl<'a> InodeView<'a> {
         DirEntries::new(*self)
     }
 
+    /// Entries of a directory from a position on that [`DirEntries::position`] gave; 0 is the start. Cost of the
+    /// start: O(1).
+    ///
+    /// # Errors
+    /// As [`InodeView::entries`]; also if the block of the position is damaged.
+    pub fn entries_at(&self, position: u64) -> Result<DirEntries<'a>, FormatError> {
+        DirEntries::at(*self, position)
+    }
+
+    /// Whether it has xattrs.
+    pub fn has_xattrs(&self) -> bool {
+        self.xattr_len > 0
+    }
+
     /// Finds a name in a directory. Cost: O(log entries).
     ///
     /// # Errors
@@ -430,6 +444,14 @@ impl Iterator for Extents<'_> {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         self.table.size_hint()
+    }
+
+    /// O(1), for reads in the middle of large files.
+    fn nth(&mut self, n: usize) -> Option<Self::Item> {
+        if let Some(skipped) = n.checked_sub(1) {
+            self.table.nth(skipped)?;
+        }
+        self.next()
     }
 }
 

@@ -14,8 +14,17 @@ fn visit(index: &Index<'_>) {
     let mut todo = vec![index.root()];
     while let Some(nid) = todo.pop() {
         let dir = index.inode(nid).unwrap();
-        for entry in dir.entries().unwrap() {
+        let mut entries = dir.entries().unwrap();
+        assert_eq!(entries.position(), 0);
+        let count = entries.clone().count();
+        let mut at = 0;
+        while let Some(entry) = entries.next() {
             let entry = entry.unwrap();
+            at += 1;
+            let rest = dir.entries_at(entries.position()).unwrap();
+            assert_ne!(entries.position(), 0);
+            assert_eq!(rest.clone().count(), count - at);
+            assert!(rest.map(Result::unwrap).eq(entries.clone().map(Result::unwrap)));
             assert_eq!(dir.lookup(entry.name).unwrap(), Some(entry));
             let inode = index.inode(entry.nid).unwrap();
             inode.xattrs().unwrap();
@@ -24,6 +33,10 @@ fn visit(index: &Index<'_>) {
                 FileType::Dir => todo.push(entry.nid),
                 FileType::Symlink => drop(inode.symlink().unwrap()),
                 FileType::File => {
+                    let all: Vec<_> = inode.extents().unwrap().map(Result::unwrap).collect();
+                    for (at, extent) in all.iter().enumerate() {
+                        assert_eq!(inode.extents().unwrap().nth(at).unwrap().unwrap(), *extent);
+                    }
                     for extent in inode.extents().unwrap() {
                         visit_extent(index, extent.unwrap());
                     }
