@@ -25,9 +25,13 @@
 //! FUSE, snapshots, tar, what a piece contains.
 
 pub mod error;
+pub mod identity;
 pub mod limits;
+pub mod members;
 pub mod piece;
+pub mod store;
 pub mod swarm;
+pub mod transport;
 
 pub use error::FetchError;
 pub use piece::{Class, PieceId};

@@ -22,8 +22,10 @@ pub enum Action {
         tree: TreeId,
         /// How many redirects there were.
         redirects: u8,
-        /// Where the piece can be had in the end.
-        origin: OriginId,
+        /// Whether the peer is to answer only if it has the piece now.
+        held_only: bool,
+        /// Where the piece can be had in the end, if this node knows.
+        origin: Option<OriginId>,
         /// What to tell the peer.
         hint: Hint,
     },

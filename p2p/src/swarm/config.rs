@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-/// How a swarm behaves. The same on all nodes as far as trees are concerned (`arity`, `striped_above`); the rest is each
-/// node's own business and can change at any time ([`super::Swarm::configure`]).
+/// How a swarm behaves. Each node's own business, and to be changed at any time ([`super::Swarm::configure`]); what all
+/// nodes must agree on (the trees) are constants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Children of a node in a tree (k).
-    pub arity: u32,
-    /// Clusters with more members than this use the 32 trees of one ring, smaller ones those of all rings.
-    pub striped_above: u32,
     /// Uploads at once in each class.
     pub uploads: u32,
     /// An upload that takes longer than this does not count against `uploads` any more, so that slow askers do not hold
@@ -52,8 +48,6 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            arity: 4,
-            striped_above: 128,
             uploads: 2,
             upload_patience: Duration::from_millis(500),
             ack_timeout: Duration::from_millis(5),

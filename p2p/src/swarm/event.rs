@@ -50,6 +50,8 @@ pub enum Event {
         tree: TreeId,
         /// How many redirects led the asker here.
         redirects: u8,
+        /// Whether the asker wants the piece only if it is here now (asked of nodes that are not earlier than the asker).
+        held_only: bool,
         /// Where this node would get the piece in the end; `None` if it may not or cannot (then it only serves what it
         /// has or its own parents have).
         origin: Option<OriginId>,

@@ -1,6 +1,9 @@
 //! What a swarm tells about itself: for `lacewing explain`, `lacewing top` and metrics.
 
-use super::{PeerId, TreeId};
+use super::demand::relays;
+use super::flight::AtOrigin;
+use super::{PeerId, Swarm, TreeId};
+use crate::piece::PieceId;
 
 /// Who would be asked for a piece, and what is going on with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,4 +81,48 @@ pub struct Status {
     pub rate: u32,
     /// Whether this node is a leaf by its own measure.
     pub leaf: bool,
+}
+
+impl Swarm {
+    /// Tells whom this node would ask for a piece, in order, and what is going on with it now.
+    pub fn explain(&self, piece: &PieceId) -> Explanation {
+        let tree = self.view.tree_of(piece);
+        let demand = self
+            .demand
+            .estimate(&piece.blob, tree, false, self.now, self.config.demand_memory);
+        let limit = relays(demand, self.view.members().len(), self.config.relay_ratio);
+        let mut peers = Vec::new();
+        self.view
+            .ancestors(self.me, tree, limit, u64::from(tree.0), &mut peers);
+        let order = self.view.order(self.me, tree);
+        let flight = self.by_piece.get(piece).and_then(|at| self.flights[*at].as_ref());
+        let candidate = |peer| Candidate {
+            peer,
+            standing: self.standing(peer),
+        };
+        Explanation {
+            tree: (!self.view.members().is_empty()).then_some(tree),
+            rank: order.map_or(0, |order| order.rank(tree.distance(self.me)) as u32),
+            candidates: peers.into_iter().map(candidate).collect(),
+            origin_at_once: self.near_origin(tree),
+            asked: flight.map_or_else(Vec::new, |flight| {
+                flight.asks.iter().map(|ask| ask.peer).collect()
+            }),
+            at_origin: flight.is_some_and(|flight| flight.at_origin == AtOrigin::Asked),
+            waiting: flight.map_or(0, |flight| flight.waiters.len() as u32),
+        }
+    }
+
+    /// Counts what is going on now and what happened so far.
+    pub fn status(&self) -> Status {
+        let (queued, uploading) = self.uploads.counts();
+        Status {
+            flights: self.by_piece.len() as u32,
+            queued: queued as u32,
+            uploading: uploading as u32,
+            rate: self.rate.kib_per_second(),
+            leaf: self.leaf.announced,
+            ..self.counts
+        }
+    }
 }

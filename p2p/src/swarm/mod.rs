@@ -4,11 +4,28 @@
 //! what is in flight and in its queues, never the pieces: the driver's store knows those.
 
 mod action;
+mod breaker;
 mod config;
+mod demand;
+mod estimate;
 mod event;
 mod explain;
+mod fetch;
+mod flight;
+mod origin;
+mod peers;
+mod rng;
+mod serve;
+#[cfg(test)]
+mod tests;
 mod time;
+mod timer;
+mod uploads;
 mod view;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use action::Action;
 pub use config::Config;
@@ -17,6 +34,14 @@ pub use explain::{Candidate, Explanation, Standing, Status};
 pub use time::Time;
 pub use view::{Member, PeerId, TreeId, View, ZoneId};
 
+use self::breaker::Breakers;
+use self::demand::Demand;
+use self::estimate::{Estimate, Rate};
+use self::flight::Flight;
+use self::peers::Peers;
+use self::rng::Rng;
+use self::timer::Timer;
+use self::uploads::Uploads;
 use crate::piece::PieceId;
 
 /// Names a request: unique among those of one asking node.
@@ -30,8 +55,10 @@ pub struct OriginId(pub u32);
 /// What nodes tell each other along with requests and answers. Never trusted for more than speed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hint {
-    /// How many nodes the sender believes to want the blob.
+    /// How many nodes want the blob as far as the sender knows; 0 if it does not.
     pub demand: u32,
+    /// In requests: how many nodes want the blob through the sender, itself included.
+    pub wants: u32,
     /// How fast the sender uploads, in KiB a second; 0 if it does not know.
     pub rate: u32,
 }
@@ -42,16 +69,67 @@ pub struct Swarm {
     me: PeerId,
     config: Config,
     now: Time,
+    rng: Rng,
+    view: Arc<View>,
+    peers: Peers,
+    demand: Demand,
+    flights: Vec<Option<Flight>>,
+    free: Vec<usize>,
+    by_piece: BTreeMap<PieceId, usize>,
+    last_request: u64,
+    uploads: Uploads,
+    breakers: Breakers,
+    /// Fetches from origins that were begun, and those that wait for a place.
+    at_origins: u32,
+    origin_queue: VecDeque<usize>,
+    timer: Timer,
+    /// How long a piece takes to come, by class, and a peer to take a request.
+    arrival: [Estimate; 2],
+    acceptance: Estimate,
+    rate: Rate,
+    hedges_left: f64,
+    leaf: Leaf,
+    counts: Status,
+    scratch: Vec<PeerId>,
+}
+
+/// Whether this node counts itself as too slow to be a parent.
+#[derive(Debug, Default)]
+struct Leaf {
+    announced: bool,
+    slow_since: Option<Time>,
+    until: Time,
+    checked: Time,
 }
 
 impl Swarm {
     /// Creates the logic of the node `me`, which knows no other member yet. `seed` feeds its random numbers (jitter):
     /// the same seed and the same events give the same actions.
-    pub fn new(config: Config, me: PeerId, _seed: u64) -> Self {
+    pub fn new(config: Config, me: PeerId, seed: u64) -> Self {
         Self {
             me,
             config,
             now: Time(0),
+            rng: Rng::new(seed),
+            view: Arc::new(View::new(Vec::new())),
+            peers: Peers::default(),
+            demand: Demand::default(),
+            flights: Vec::new(),
+            free: Vec::new(),
+            by_piece: BTreeMap::new(),
+            last_request: 0,
+            uploads: Uploads::default(),
+            breakers: Breakers::default(),
+            at_origins: 0,
+            origin_queue: VecDeque::new(),
+            timer: Timer::default(),
+            arrival: [Estimate::default(); 2],
+            acceptance: Estimate::default(),
+            rate: Rate::default(),
+            hedges_left: fetch::MOST_HEDGES,
+            leaf: Leaf::default(),
+            counts: Status::default(),
+            scratch: Vec::new(),
         }
     }
 
@@ -60,7 +138,42 @@ impl Swarm {
     /// `now` should not run backwards; if it does, the latest moment seen counts instead.
     pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         self.now = self.now.max(now);
-        let _ = (event, actions, &self.config);
+        match event {
+            Event::MembersChanged(view) => self.members_changed(view, actions),
+            Event::Wanted { piece, class, origin } => self.wanted(piece, class, origin, actions),
+            Event::Unwanted { piece } => self.unwanted(&piece, actions),
+            Event::PieceArrived { piece } => {
+                if let Some(at) = self.by_piece.get(&piece).copied() {
+                    self.complete(at, None, actions);
+                }
+            }
+            Event::PeerLost { peer } => {
+                self.forget_requests_of(peer, actions);
+                self.fail_asks_of(|asked| asked == peer, actions);
+            }
+            Event::TimerFired => self.timer_fired(actions),
+            Event::OriginReceived { piece } => self.origin_received(&piece, actions),
+            Event::OriginFailed {
+                piece,
+                error,
+                retry_after,
+            } => {
+                self.origin_failed(&piece, error, retry_after, actions);
+            }
+            Event::Accepted { .. }
+            | Event::Progressed { .. }
+            | Event::Received { .. }
+            | Event::Redirected { .. }
+            | Event::Refused { .. }
+            | Event::AskFailed { .. } => self.answered(event, actions),
+            Event::Requested { .. }
+            | Event::RequestPromoted { .. }
+            | Event::RequestCancelled { .. }
+            | Event::Uploaded { .. }
+            | Event::UploadFailed { .. } => self.serve(event, actions),
+        }
+        self.tidy(actions);
+        self.arm(actions);
     }
 
     /// Replaces the configuration; what is in flight goes on under the new one.
@@ -68,19 +181,53 @@ impl Swarm {
         self.config = config;
     }
 
-    /// Tells whom this node would ask for a piece, in order, and what is going on with it now.
-    pub fn explain(&self, piece: &PieceId) -> Explanation {
-        let _ = piece;
-        Explanation::default()
-    }
-
-    /// Counts what is going on now and what happened so far.
-    pub fn status(&self) -> Status {
-        Status::default()
-    }
-
     /// The node this swarm decides for.
     pub fn me(&self) -> PeerId {
         self.me
     }
+
+    fn members_changed(&mut self, view: Arc<View>, actions: &mut Vec<Action>) {
+        self.view = Arc::clone(&view);
+        self.peers.tidy(self.now, |peer| view.member(peer).is_some());
+        self.fail_asks_of(|asked| view.member(asked).is_none(), actions);
+    }
+
+    fn standing(&self, peer: PeerId) -> Standing {
+        self.peers.standing(peer, self.now)
+    }
+
+    fn zone(&self, peer: PeerId) -> ZoneId {
+        self.view
+            .member(peer)
+            .map_or(ZoneId::default(), |member| member.zone)
+    }
+
+    /// Keeps an eye on this node's own speed: one look a second while it uploads.
+    fn tidy(&mut self, actions: &mut Vec<Action>) {
+        if self.now.since(self.leaf.checked) < Duration::from_secs(1) {
+            return;
+        }
+        self.leaf.checked = self.now;
+        let (own, median) = (
+            self.rate.kib_per_second(),
+            self.peers.median_rate(self.zone(self.me)),
+        );
+        let slow = own > 0
+            && median.is_some_and(|median| f64::from(own) < f64::from(median) * self.config.leaf_below);
+        let since = *self.leaf.slow_since.get_or_insert(self.now);
+        if !slow {
+            self.leaf.slow_since = None;
+        }
+        if self.leaf.announced && self.now >= self.leaf.until {
+            // a leaf uploads nothing and so learns nothing of its speed: it has to try
+            (self.leaf.announced, self.leaf.slow_since, self.rate) = (false, None, Rate::default());
+            actions.push(Action::AnnounceLeaf(false));
+        } else if slow && !self.leaf.announced && self.now.since(since) >= self.config.leaf_after {
+            (self.leaf.announced, self.leaf.until) = (true, self.now.after(LEAF_FOR));
+            actions.push(Action::AnnounceLeaf(true));
+        }
+    }
 }
+
+/// How long a slow node stays a leaf before it tries again.
+const LEAF_FOR: Duration = Duration::from_secs(300);

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-/// Longest piece: the format bounds a frame's stored bytes to little more than 1 MiB; runs of plain blobs have 4 MiB;
-/// an index may be large.
-pub const MAX_PIECE: usize = 64 << 20;
+/// Longest piece that a peer may ask for.
+pub const MAX_PIECE: usize = crate::limits::MAX_PIECE_LEN as usize;
 
 /// Bytes in one `Data` message. A blocking piece waits behind at most one of these: 5 ms at 100 Mbit/s.
 pub const MAX_DATA: usize = 64 << 10;
@@ -21,11 +20,8 @@ pub const MAX_ADDRESS: usize = 260;
 /// `host/repository`: a DNS name, and the 255 characters registries allow.
 pub const MAX_PLACE: usize = 520;
 
-/// Text for people about a refusal.
-pub const MAX_REASON: usize = 200;
-
-/// Requests open at a time on one connection, from one node: four prefetch windows.
-pub const MAX_REQUESTS: usize = 256;
+/// Requests open at a time from this node to one other: what that one would refuse beyond anyway.
+pub const MAX_REQUESTS: usize = crate::limits::MAX_REQUESTS_PER_PEER as usize;
 
 /// Messages that wait to be written to one node, beside piece bytes.
 pub const MAX_QUEUED: usize = 1024;

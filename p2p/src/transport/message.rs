@@ -7,10 +7,10 @@
 //! | kind | from | says |
 //! |---|---|---|
 //! | `Hello` | both, first | version of the protocol, where the sender listens |
-//! | `Request` | asker | a piece, its class, whom the chain went through |
+//! | `Request` | asker | a piece, its class, its tree, what proves it |
 //! | `Cancel`, `Promote` | asker | the piece is not wanted any more; somebody waits for it now |
 //! | `Ack` | asked | the request was understood and the piece is here or on its way |
-//! | `Data`, `Done` | asked | bytes of the piece in order; all of them were sent |
+//! | `Data`, `Done` | asked | stored bytes of the piece in order; all of them were sent |
 //! | `Redirect` | asked | ask this node in my place |
 //! | `Refused` | asked | no, and why |
 //! | `Ping`, `Pong` | both | the connection lives |
@@ -19,24 +19,12 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use lacewing_format::Digest;
 
-use super::limits::{MAX_ADDRESS, MAX_DATA, MAX_EXCHANGE, MAX_MESSAGE, MAX_PIECE, MAX_PLACE, MAX_REASON};
+use super::limits::{MAX_ADDRESS, MAX_DATA, MAX_EXCHANGE, MAX_MESSAGE, MAX_PIECE, MAX_PLACE};
+use crate::piece::{Class, PieceId};
+use crate::swarm::{Hint, PeerId, Refusal, RequestId, TreeId};
 
 /// Version of the protocol; nodes of another one are not talked to.
 pub const VERSION: u16 = 1;
-
-/// Names a request on its connection; chosen by the asker, never used twice.
-pub type RequestId = u32;
-
-/// A run of a blob's stored bytes, and what proves it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PieceName {
-    /// The blob.
-    pub blob: Digest,
-    /// First byte in the blob.
-    pub start: u64,
-    /// How many bytes, never 0, at most [`MAX_PIECE`].
-    pub len: u32,
-}
 
 /// By which index a piece is known, and where that index is. A node that lacks the index gets it first, so that it can
 /// verify the piece.
@@ -50,23 +38,23 @@ pub struct Provenance {
     pub place: String,
 }
 
-/// Why a request was refused. The asker turns to somebody else, or to the registry, as the reason says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Too much is waiting already.
-    Busy,
-    /// The asked node may not or cannot know the index.
-    Unknown,
-    /// The origin refused the asked node's credentials; the asker's may do.
-    Forbidden,
-    /// The origin has not got it.
-    Missing,
-    /// The piece could not be had in time.
-    Unavailable,
-    /// What came was not what the index binds.
-    Corrupt,
-    /// The asked node comes later than the asker in the piece's tree.
-    Order,
+/// A wish for a piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The piece: never empty, at most [`MAX_PIECE`] bytes.
+    pub piece: PieceId,
+    /// How urgent it is.
+    pub class: Class,
+    /// By which tree the asked node was chosen.
+    pub tree: TreeId,
+    /// Redirects that led to the asked node.
+    pub redirects: u8,
+    /// The piece is wanted only if the asked node has it now.
+    pub held_only: bool,
+    /// What the asker tells.
+    pub hint: Hint,
+    /// What proves the piece.
+    pub of: Provenance,
 }
 
 /// One message.
@@ -83,16 +71,8 @@ pub enum Message {
     Request {
         /// Names it from now on.
         id: RequestId,
-        /// Somebody is blocked until it is here.
-        blocking: bool,
-        /// Redirects that this request has gone through.
-        redirects: u8,
-        /// The asker wants it for itself and not for a node below it.
-        own: bool,
-        /// The piece.
-        piece: PieceName,
-        /// What proves it.
-        of: Provenance,
+        /// What is wanted, and what proves it.
+        wish: Wish,
     },
     /// Ends a request that nobody needs any more.
     Cancel {
@@ -108,6 +88,8 @@ pub enum Message {
     Ack {
         /// The request.
         id: RequestId,
+        /// What the asked node tells.
+        hint: Hint,
     },
     /// Bytes of the piece, from `offset` in it.
     Data {
@@ -122,13 +104,17 @@ pub enum Message {
     Done {
         /// The request.
         id: RequestId,
+        /// What the asked node tells.
+        hint: Hint,
     },
     /// Another node is to be asked.
     Redirect {
         /// The request.
         id: RequestId,
-        /// Address of a member that comes before the asked one in the piece's tree.
-        to: String,
+        /// A member that comes before the asker in the piece's tree.
+        to: PeerId,
+        /// What the asked node tells.
+        hint: Hint,
     },
     /// The request ends without the piece.
     Refused {
@@ -136,8 +122,6 @@ pub enum Message {
         id: RequestId,
         /// Why.
         why: Refusal,
-        /// For people.
-        reason: String,
     },
     /// Asks for a sign of life.
     Ping,
@@ -188,13 +172,11 @@ const PING: u8 = 10;
 const PONG: u8 = 11;
 const EXCHANGE: u8 = 12;
 
-const REFUSALS: [Refusal; 7] = [
+const REFUSALS: [Refusal; 5] = [
     Refusal::Busy,
-    Refusal::Unknown,
-    Refusal::Forbidden,
-    Refusal::Missing,
     Refusal::Unavailable,
-    Refusal::Corrupt,
+    Refusal::Missing,
+    Refusal::Forbidden,
     Refusal::Order,
 ];
 
@@ -216,43 +198,43 @@ impl Message {
                 out.put_u16_le(*version);
                 put_text(out, address, MAX_ADDRESS);
             }
-            Message::Request {
-                id,
-                blocking,
-                redirects,
-                own,
-                piece,
-                of,
-            } => {
-                out.put_u8(REQUEST);
-                out.put_u32_le(*id);
-                out.put_u8(u8::from(*blocking) | u8::from(*own) << 1);
-                out.put_u8(*redirects);
-                out.put_slice(&piece.blob.0);
-                out.put_u64_le(piece.start);
-                out.put_u32_le(piece.len);
-                out.put_slice(&of.index.0);
-                out.put_u64_le(of.index_len);
-                put_text(out, &of.place, MAX_PLACE);
+            Message::Request { id, wish } => {
+                put_id(out, REQUEST, *id);
+                out.put_u8(u8::from(wish.class == Class::Prefetch) | u8::from(wish.held_only) << 1);
+                out.put_u16_le(wish.tree.0);
+                out.put_u8(wish.redirects);
+                put_hint(out, wish.hint);
+                out.put_slice(&wish.piece.blob.0);
+                out.put_u64_le(wish.piece.offset);
+                out.put_u32_le(wish.piece.len);
+                out.put_slice(&wish.of.index.0);
+                out.put_u64_le(wish.of.index_len);
+                put_text(out, &wish.of.place, MAX_PLACE);
             }
             Message::Cancel { id } => put_id(out, CANCEL, *id),
             Message::Promote { id } => put_id(out, PROMOTE, *id),
-            Message::Ack { id } => put_id(out, ACK, *id),
+            Message::Ack { id, hint } => {
+                put_id(out, ACK, *id);
+                put_hint(out, *hint);
+            }
             Message::Data { id, offset, bytes } => {
                 put_id(out, DATA, *id);
                 out.put_u32_le(*offset);
                 out.put_slice(bytes);
             }
-            Message::Done { id } => put_id(out, DONE, *id),
-            Message::Redirect { id, to } => {
-                put_id(out, REDIRECT, *id);
-                put_text(out, to, MAX_ADDRESS);
+            Message::Done { id, hint } => {
+                put_id(out, DONE, *id);
+                put_hint(out, *hint);
             }
-            Message::Refused { id, why, reason } => {
+            Message::Redirect { id, to, hint } => {
+                put_id(out, REDIRECT, *id);
+                out.put_u64_le(to.0);
+                put_hint(out, *hint);
+            }
+            Message::Refused { id, why } => {
                 put_id(out, REFUSED, *id);
                 let code = REFUSALS.iter().position(|refusal| refusal == why).unwrap_or(0);
                 out.put_u8(code as u8);
-                put_text(out, reason, MAX_REASON);
             }
             Message::Ping => out.put_u8(PING),
             Message::Pong => out.put_u8(PONG),
@@ -304,28 +286,34 @@ impl Message {
             let bytes = std::mem::take(body);
             return Ok(Message::Exchange { bytes });
         }
-        let id = u32::from_le_bytes(array(body)?);
+        let id = RequestId(u64::from_le_bytes(array(body)?));
         Ok(match kind {
             REQUEST => Message::request(id, body)?,
             CANCEL => Message::Cancel { id },
             PROMOTE => Message::Promote { id },
-            ACK => Message::Ack { id },
+            ACK => Message::Ack {
+                id,
+                hint: hint(body)?,
+            },
             DATA => {
                 let offset = u32::from_le_bytes(array(body)?);
                 bounded("data", body.len(), MAX_DATA)?;
                 let bytes = std::mem::take(body);
                 Message::Data { id, offset, bytes }
             }
-            DONE => Message::Done { id },
+            DONE => Message::Done {
+                id,
+                hint: hint(body)?,
+            },
             REDIRECT => Message::Redirect {
                 id,
-                to: text(body, "address", MAX_ADDRESS)?,
+                to: PeerId(u64::from_le_bytes(array(body)?)),
+                hint: hint(body)?,
             },
             REFUSED => {
                 let code = usize::from(take(body, 1)?[0]);
                 let why = *REFUSALS.get(code).ok_or(Malformed::Unknown("refusal"))?;
-                let reason = text(body, "reason", MAX_REASON)?;
-                Message::Refused { id, why, reason }
+                Message::Refused { id, why }
             }
             _ => return Err(Malformed::Unknown("kind of message")),
         })
@@ -333,38 +321,60 @@ impl Message {
 
     fn request(id: RequestId, body: &mut Bytes) -> Result<Message, Malformed> {
         let flags = take(body, 1)?[0];
+        let class = match flags & 1 {
+            0 => Class::Blocking,
+            _ => Class::Prefetch,
+        };
         if flags > 3 {
             return Err(Malformed::Unknown("flag"));
         }
+        let tree = TreeId(u16::from_le_bytes(array(body)?));
         let redirects = take(body, 1)?[0];
+        let hint = hint(body)?;
         let blob = Digest(array(body)?);
-        let start = u64::from_le_bytes(array(body)?);
+        let offset = u64::from_le_bytes(array(body)?);
         let len = u32::from_le_bytes(array(body)?);
         bounded("piece", len as usize, MAX_PIECE)?;
-        if len == 0 || start.checked_add(u64::from(len)).is_none() {
+        if len == 0 || offset.checked_add(u64::from(len)).is_none() {
             return Err(Malformed::Length);
         }
         let index = Digest(array(body)?);
         let index_len = u64::from_le_bytes(array(body)?);
         let place = text(body, "place", MAX_PLACE)?;
-        Ok(Message::Request {
-            id,
-            blocking: flags & 1 != 0,
-            own: flags & 2 != 0,
+        let wish = Wish {
+            piece: PieceId { blob, offset, len },
+            class,
+            tree,
             redirects,
-            piece: PieceName { blob, start, len },
+            held_only: flags & 2 != 0,
+            hint,
             of: Provenance {
                 index,
                 index_len,
                 place,
             },
-        })
+        };
+        Ok(Message::Request { id, wish })
     }
 }
 
 fn put_id(out: &mut BytesMut, kind: u8, id: RequestId) {
     out.put_u8(kind);
-    out.put_u32_le(id);
+    out.put_u64_le(id.0);
+}
+
+fn put_hint(out: &mut BytesMut, hint: Hint) {
+    out.put_u32_le(hint.demand);
+    out.put_u32_le(hint.wants);
+    out.put_u32_le(hint.rate);
+}
+
+fn hint(body: &mut Bytes) -> Result<Hint, Malformed> {
+    Ok(Hint {
+        demand: u32::from_le_bytes(array(body)?),
+        wants: u32::from_le_bytes(array(body)?),
+        rate: u32::from_le_bytes(array(body)?),
+    })
 }
 
 /// Our own texts are bounded where they are made; what is longer all the same is cut, never sent too long.
@@ -413,47 +423,57 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const HINT: Hint = Hint {
+        demand: 3,
+        wants: 2,
+        rate: u32::MAX,
+    };
+
     fn samples() -> Vec<Message> {
-        let piece = PieceName {
-            blob: Digest::of(b"blob"),
-            start: 1 << 40,
-            len: 300_000,
+        let wish = Wish {
+            piece: PieceId {
+                blob: Digest::of(b"blob"),
+                offset: 1 << 40,
+                len: 300_000,
+            },
+            class: Class::Prefetch,
+            tree: TreeId(31),
+            redirects: 2,
+            held_only: true,
+            hint: HINT,
+            of: Provenance {
+                index: Digest::of(b"index"),
+                index_len: 12_345,
+                place: "registry.example:5000/a/b".to_owned(),
+            },
         };
-        let of = Provenance {
-            index: Digest::of(b"index"),
-            index_len: 12_345,
-            place: "registry.example:5000/a/b".to_owned(),
-        };
+        let id = RequestId(7);
         vec![
             Message::Hello {
                 version: VERSION,
                 address: "10.0.0.1:7070".to_owned(),
             },
-            Message::Request {
-                id: 7,
-                blocking: true,
-                redirects: 2,
-                own: false,
-                piece,
-                of,
-            },
-            Message::Cancel { id: 1 },
-            Message::Promote { id: 2 },
-            Message::Ack { id: 3 },
+            Message::Request { id, wish },
+            Message::Cancel { id },
+            Message::Promote { id },
+            Message::Ack { id, hint: HINT },
             Message::Data {
-                id: 4,
+                id,
                 offset: 65_536,
                 bytes: Bytes::from(vec![9; 1000]),
             },
-            Message::Done { id: u32::MAX },
+            Message::Done {
+                id: RequestId(u64::MAX),
+                hint: HINT,
+            },
             Message::Redirect {
-                id: 5,
-                to: "[::1]:1".to_owned(),
+                id,
+                to: PeerId(99),
+                hint: HINT,
             },
             Message::Refused {
-                id: 6,
+                id,
                 why: Refusal::Order,
-                reason: "späte Reihe".to_owned(),
             },
             Message::Ping,
             Message::Pong,
@@ -480,7 +500,11 @@ mod tests {
             message.encode(&mut whole);
             for len in 0..whole.len() {
                 let mut part = BytesMut::from(&whole[..len]);
-                assert_eq!(Message::decode(&mut part).unwrap(), None, "{message:?} cut at {len}");
+                assert_eq!(
+                    Message::decode(&mut part).unwrap(),
+                    None,
+                    "{message:?} cut at {len}"
+                );
                 assert_eq!(part.len(), len, "nothing was taken");
             }
         }
@@ -505,10 +529,13 @@ mod tests {
     #[test]
     fn sizes_are_refused_before_anything_is_kept_for_them() {
         let mut huge = BytesMut::from(&u32::MAX.to_le_bytes()[..]);
-        assert!(matches!(Message::decode(&mut huge), Err(Malformed::TooLong { .. })));
+        assert!(matches!(
+            Message::decode(&mut huge),
+            Err(Malformed::TooLong { .. })
+        ));
         let mut request = BytesMut::new();
         samples()[1].encode(&mut request);
-        let len_at = 4 + 1 + 4 + 2 + 32 + 8;
+        let len_at = 4 + 1 + 8 + 1 + 2 + 1 + 12 + 32 + 8;
         for len in [0, MAX_PIECE as u32 + 1, u32::MAX] {
             let mut changed = request.clone();
             changed[len_at..len_at + 4].copy_from_slice(&len.to_le_bytes());
@@ -517,11 +544,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_reason_is_cut_at_a_character() {
+    fn a_long_place_is_cut_at_a_character() {
+        let Message::Request { id, mut wish } = samples().swap_remove(1) else {
+            unreachable!("the second sample is a request")
+        };
+        wish.of.place = "ä".repeat(MAX_PLACE);
         let mut bytes = BytesMut::new();
-        let reason = "ä".repeat(MAX_REASON);
-        let why = Refusal::Busy;
-        Message::Refused { id: 1, why, reason }.encode(&mut bytes);
+        Message::Request { id, wish }.encode(&mut bytes);
         assert!(Message::decode(&mut bytes).unwrap().is_some());
     }
 

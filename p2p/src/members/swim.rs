@@ -1,0 +1,451 @@
+//! Members by gossip: SWIM (Das, Gupta, Motivala 2002) by the library `foca`, and an exchange of everything known.
+//!
+//! foca has no sockets and no clock; this task gives it both. Its packets travel over the same proven connections as
+//! pieces. One packet holds about 70 members, so a node that joins a large cluster would learn of it slowly: it sends
+//! all it knows to a seed, which answers with all that it knows; later each node does so with a random member every few
+//! minutes, which also heals what gossip has missed.
+
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use foca::{AccumulatingRuntime, Config, Foca, Identity, Member, PostcardCodec, Timer};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info};
+
+use super::{MAX_ZONE, Members, Meta, Outgoing, Peer, resolve};
+use crate::limits::MAX_MEMBERS;
+use crate::transport::limits::MAX_EXCHANGE;
+
+/// Seeds are asked so often as long as nobody is known.
+const ALONE: Duration = Duration::from_millis(500);
+
+/// Seeds are asked so often in any case, so that two halves of a cluster find each other again.
+const REUNION: Duration = Duration::from_secs(60);
+
+/// A random member is sent everything so often, give or take a half.
+const BULK: Duration = Duration::from_secs(180);
+
+/// The cluster size for which the library's times are chosen; they grow with its logarithm.
+const SIZE: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+/// A packet of the library.
+const PACKET: u8 = 0;
+/// All members that the sender knows; it wants ours.
+const QUESTION: u8 = 1;
+/// All members that the sender knows.
+const ANSWER: u8 = 2;
+
+/// A member as gossip knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Id {
+    address: SocketAddr,
+    /// When it began, or last changed what it tells: the larger is the later.
+    generation: u64,
+    meta: Meta,
+}
+
+impl Identity for Id {
+    type Addr = SocketAddr;
+
+    fn renew(&self) -> Option<Self> {
+        Some(Id {
+            generation: self.generation.saturating_add(1),
+            ..self.clone()
+        })
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        self.generation > adversary.generation
+    }
+}
+
+/// What a node needs to take part.
+#[derive(Clone, Debug)]
+pub struct SwimOptions {
+    /// Where others reach this node.
+    pub address: SocketAddr,
+    /// What it tells of itself.
+    pub meta: Meta,
+    /// `host:port` of nodes that may be there already.
+    pub seeds: Vec<String>,
+}
+
+enum Command {
+    Take(SocketAddr, Bytes),
+    Leaf(bool),
+    Seeds(Vec<String>),
+    Suspect(SocketAddr),
+}
+
+/// Membership by gossip.
+pub struct Swim {
+    commands: mpsc::Sender<Command>,
+    members: watch::Receiver<Arc<Vec<Peer>>>,
+}
+
+/// Commands that wait; what comes while it is full is lost, as packets are.
+const COMMANDS: usize = 1024;
+
+impl Swim {
+    /// Joins the cluster, or begins one. What is to be sent comes out of the receiver. Needs a runtime around it.
+    pub fn start(options: SwimOptions) -> (Swim, Outgoing) {
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let (sender, members) = watch::channel(Arc::default());
+        let (outgoing, out) = mpsc::channel(COMMANDS);
+        let generation = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let id = Id {
+            address: options.address,
+            generation: u64::try_from(generation.as_millis()).unwrap_or(0),
+            meta: options.meta,
+        };
+        let task = Task {
+            foca: Foca::new(
+                id,
+                Config::new_lan(SIZE),
+                rand::make_rng::<StdRng>(),
+                PostcardCodec,
+            ),
+            runtime: AccumulatingRuntime::new(),
+            timers: BinaryHeap::new(),
+            timer_count: 0,
+            seeds: options.seeds,
+            outgoing,
+            members: sender,
+            changed: true,
+            rng: rand::make_rng(),
+        };
+        tokio::spawn(task.run(received));
+        (Swim { commands, members }, out)
+    }
+}
+
+impl Members for Swim {
+    fn watch(&self) -> watch::Receiver<Arc<Vec<Peer>>> {
+        self.members.clone()
+    }
+
+    fn take(&self, from: SocketAddr, bytes: Bytes) {
+        let _ = self.commands.try_send(Command::Take(from, bytes));
+    }
+
+    fn suspect(&self, member: SocketAddr) {
+        let _ = self.commands.try_send(Command::Suspect(member));
+    }
+
+    fn announce_leaf(&self, leaf: bool) {
+        let _ = self.commands.try_send(Command::Leaf(leaf));
+    }
+
+    fn set_seeds(&self, seeds: Vec<String>) {
+        let _ = self.commands.try_send(Command::Seeds(seeds));
+    }
+}
+
+/// A timer of the library; the earliest is the greatest.
+struct Due(Instant, u64, Timer<Id>);
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Due) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Due) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    fn cmp(&self, other: &Due) -> std::cmp::Ordering {
+        (other.0, other.1).cmp(&(self.0, self.1))
+    }
+}
+
+struct Task {
+    foca: Foca<Id, PostcardCodec, StdRng, foca::NoCustomBroadcast>,
+    runtime: AccumulatingRuntime<Id>,
+    timers: BinaryHeap<Due>,
+    timer_count: u64,
+    seeds: Vec<String>,
+    outgoing: mpsc::Sender<(SocketAddr, Bytes)>,
+    members: watch::Sender<Arc<Vec<Peer>>>,
+    changed: bool,
+    rng: StdRng,
+}
+
+impl Task {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut seeds_at = Instant::now();
+        let mut bulk_at = self.next_bulk();
+        loop {
+            let timer_at = self.timers.peek().map(|due| due.0);
+            let next = timer_at.map_or(seeds_at.min(bulk_at), |at| at.min(seeds_at).min(bulk_at));
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => {
+                        // Says good-bye, so that the others need not find out.
+                        let _ = self.foca.leave_cluster(&mut self.runtime);
+                        self.flush();
+                        return;
+                    }
+                },
+                () = sleep_until(next) => {}
+            }
+            let now = Instant::now();
+            while self.timers.peek().is_some_and(|due| due.0 <= now) {
+                if let Some(Due(_, _, timer)) = self.timers.pop() {
+                    let _ = self.foca.handle_timer(timer, &mut self.runtime);
+                }
+            }
+            if seeds_at <= now {
+                self.ask_seeds().await;
+                let alone = self.foca.num_members() == 0;
+                seeds_at = Instant::now() + if alone { ALONE } else { REUNION };
+            }
+            if bulk_at <= now {
+                self.ask_somebody();
+                bulk_at = self.next_bulk();
+            }
+            self.flush();
+        }
+    }
+
+    fn next_bulk(&mut self) -> Instant {
+        Instant::now() + BULK.mul_f64(self.rng.random_range(0.5..1.5))
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Take(from, bytes) => self.take(from, bytes),
+            Command::Leaf(leaf) if self.foca.identity().meta.leaf != leaf => {
+                let mut id = self.foca.identity().clone();
+                id.meta.leaf = leaf;
+                id.generation += 1;
+                if let Err(error) = self.foca.change_identity(id, &mut self.runtime) {
+                    debug!("telling the others: {error}");
+                }
+            }
+            Command::Leaf(_) => {}
+            Command::Seeds(seeds) => self.seeds = seeds,
+            // The library has its own probes; a hint could only make a busy node look dead.
+            Command::Suspect(member) => debug!(%member, "does not answer"),
+        }
+    }
+
+    /// Takes in what another node sent; nonsense is dropped.
+    fn take(&mut self, from: SocketAddr, bytes: Bytes) {
+        let Some((kind, rest)) = bytes.split_first() else {
+            return;
+        };
+        match *kind {
+            PACKET => {
+                if let Err(error) = self.foca.handle_data(rest, &mut self.runtime) {
+                    debug!(%from, "gossip: {error}");
+                }
+            }
+            QUESTION | ANSWER => {
+                let Ok(ids) = postcard::from_bytes::<Vec<Id>>(rest) else {
+                    debug!(%from, "an exchange that is none");
+                    return;
+                };
+                let sound = ids.into_iter().filter(|id| id.meta.is_sound()).take(MAX_MEMBERS);
+                let alive = sound.map(Member::alive);
+                if let Err(error) = self.foca.apply_many(alive, true, &mut self.runtime) {
+                    debug!(%from, "an exchange: {error}");
+                }
+                if *kind == QUESTION {
+                    self.tell(from, ANSWER);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn ask_seeds(&mut self) {
+        let own = self.foca.identity().address;
+        let mut found = resolve(&self.seeds).await;
+        found.retain(|address| *address != own);
+        if found.is_empty() {
+            return;
+        }
+        // A few at random: thousands that start at once must not all ask the first.
+        for _ in 0..3 {
+            let at = self.rng.random_range(0..found.len());
+            self.tell(found.swap_remove(at), QUESTION);
+            if found.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn ask_somebody(&mut self) {
+        let count = self.foca.num_members();
+        if count > 0 {
+            let at = self.rng.random_range(0..count);
+            let somebody = self.foca.iter_members().nth(at).map(|member| member.id().address);
+            if let Some(address) = somebody {
+                self.tell(address, QUESTION);
+            }
+        }
+    }
+
+    /// Sends everything known.
+    fn tell(&mut self, to: SocketAddr, kind: u8) {
+        let own = self.foca.identity().clone();
+        let others = self.foca.iter_members().map(|member| member.id().clone());
+        // Address, generation and meta in their longest form; what does not fit is told by gossip.
+        let fitting = MAX_EXCHANGE / (20 + 10 + MAX_ZONE + 6);
+        let ids: Vec<Id> = std::iter::once(own).chain(others).take(fitting).collect();
+        if let Ok(text) = postcard::to_allocvec(&ids) {
+            self.send(to, kind, &text);
+        }
+    }
+
+    fn send(&self, to: SocketAddr, kind: u8, bytes: &[u8]) {
+        let mut out = BytesMut::with_capacity(bytes.len() + 1);
+        out.put_u8(kind);
+        out.put_slice(bytes);
+        let _ = self.outgoing.try_send((to, out.freeze()));
+    }
+
+    /// Does what the library wants done, and tells who the members are.
+    fn flush(&mut self) {
+        while let Some((to, packet)) = self.runtime.to_send() {
+            self.send(to.address, PACKET, &packet);
+        }
+        while let Some((after, timer)) = self.runtime.to_schedule() {
+            self.timer_count += 1;
+            self.timers
+                .push(Due(Instant::now() + after, self.timer_count, timer));
+        }
+        while let Some(notification) = self.runtime.to_notify() {
+            self.changed = true;
+            if let foca::OwnedNotification::Rejoin(_) = notification {
+                info!("the cluster had given this node up; it has joined again");
+            }
+        }
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        let mut peers: Vec<Peer> = self
+            .foca
+            .iter_members()
+            .map(|member| member.id())
+            .filter(|id| id.meta.is_sound())
+            .map(|id| Peer {
+                address: id.address,
+                meta: id.meta.clone(),
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.address);
+        self.members.send_if_modified(|before| {
+            let changed = **before != peers;
+            if changed {
+                *before = Arc::new(peers);
+            }
+            changed
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Nodes whose packets are carried by hand.
+    async fn cluster(count: u16) -> Vec<Arc<Swim>> {
+        let address = |number: u16| SocketAddr::from(([127, 0, 0, 1], 10_000 + number));
+        let mut nodes = Vec::new();
+        let mut outs = Vec::new();
+        for number in 0..count {
+            let (swim, out) = Swim::start(SwimOptions {
+                address: address(number),
+                meta: Meta {
+                    zone: format!("z{}", number % 2),
+                    ..Meta::default()
+                },
+                seeds: vec![address(0).to_string()],
+            });
+            nodes.push(Arc::new(swim));
+            outs.push(out);
+        }
+        for (number, mut out) in outs.into_iter().enumerate() {
+            let nodes: Vec<_> = nodes.iter().map(Arc::downgrade).collect();
+            tokio::spawn(async move {
+                while let Some((to, bytes)) = out.recv().await {
+                    let target = usize::from(to.port() - 10_000);
+                    if let Some(node) = nodes[target].upgrade() {
+                        node.take(address(number as u16), bytes);
+                    }
+                }
+            });
+        }
+        nodes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_know_all_with_what_they_tell() {
+        let nodes = cluster(20).await;
+        for node in &nodes {
+            let mut members = node.watch();
+            let members = members.wait_for(|members| members.len() == 19).await.unwrap();
+            assert!(members.iter().any(|peer| peer.meta.zone == "z1"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leaf_is_known_as_one() {
+        let nodes = cluster(5).await;
+        let mut members = nodes[4].watch();
+        members.wait_for(|members| members.len() == 4).await.unwrap();
+        nodes[2].announce_leaf(true);
+        let told = |members: &Arc<Vec<Peer>>| {
+            members
+                .iter()
+                .any(|peer| peer.address.port() == 10_002 && peer.meta.leaf)
+        };
+        members.wait_for(told).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_or_dies_is_forgotten() {
+        let mut nodes = cluster(6).await;
+        let mut members = nodes[0].watch();
+        members.wait_for(|members| members.len() == 5).await.unwrap();
+        drop(nodes.pop());
+        members.wait_for(|members| members.len() == 4).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nonsense_from_others_changes_nothing() {
+        let nodes = cluster(2).await;
+        let mut members = nodes[0].watch();
+        members.wait_for(|members| members.len() == 1).await.unwrap();
+        let from = SocketAddr::from(([127, 0, 0, 1], 1));
+        for bytes in [
+            &b""[..],
+            b"\x00junk",
+            b"\x01\xff\xff\xff\xff\xff\xff",
+            b"\x02",
+            b"\x09x",
+        ] {
+            nodes[0].take(from, Bytes::copy_from_slice(bytes));
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(nodes[0].watch().borrow().len(), 1);
+    }
+}

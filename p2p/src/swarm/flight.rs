@@ -1,0 +1,107 @@
+//! One piece on its way to this node, for all who wait for it.
+
+use super::time::Time;
+use super::uploads::Key;
+use super::{OriginId, PeerId, RequestId, TreeId};
+use crate::error::FetchError;
+use crate::piece::{Class, PieceId};
+
+/// A request that was sent to a peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub(crate) request: RequestId,
+    pub(crate) peer: PeerId,
+    pub(crate) sent: Time,
+    pub(crate) accepted: bool,
+    /// It did not take the request in time; an answer is welcome, but others are asked meanwhile.
+    pub(crate) silent: bool,
+}
+
+/// How a flight stands with the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtOrigin {
+    No,
+    /// For a free place among the fetches from origins.
+    Queued,
+    Asked,
+}
+
+/// A fetch that all who want the piece share.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) piece: PieceId,
+    pub(crate) tree: TreeId,
+    pub(crate) class: Class,
+    /// `None`: this node may not or cannot go to the origin.
+    pub(crate) origin: Option<OriginId>,
+    pub(crate) mine: bool,
+    pub(crate) waiters: Vec<Key>,
+    pub(crate) asks: Vec<Ask>,
+    pub(crate) tried: Vec<PeerId>,
+    pub(crate) redirects: u8,
+    pub(crate) at_origin: AtOrigin,
+    /// Somebody who was asked may not go to the origin: this node may at once.
+    pub(crate) origin_at_once: bool,
+    /// The origin failed: those who are not earlier are asked, too, whether they hold the piece.
+    pub(crate) origin_failed: bool,
+    pub(crate) last_error: FetchError,
+    pub(crate) started: Time,
+    /// From when on this node goes to the origin although it is far back in the tree.
+    pub(crate) patient_until: Time,
+    pub(crate) deadline: Time,
+    pub(crate) hedge_at: Time,
+    pub(crate) retry_at: Time,
+    /// Fetches in a row that all sources refused.
+    pub(crate) rounds: u32,
+    /// When the timer looks at this flight next; its only live entry there.
+    pub(crate) due: Time,
+}
+
+pub(crate) const NEVER: Time = Time(u64::MAX);
+
+impl Flight {
+    pub(crate) fn new(piece: PieceId, tree: TreeId, class: Class, now: Time) -> Self {
+        Self {
+            piece,
+            tree,
+            class,
+            origin: None,
+            mine: false,
+            waiters: Vec::new(),
+            asks: Vec::new(),
+            tried: Vec::new(),
+            redirects: 0,
+            at_origin: AtOrigin::No,
+            origin_at_once: false,
+            origin_failed: false,
+            last_error: FetchError::Unavailable,
+            started: now,
+            patient_until: now,
+            deadline: NEVER,
+            hedge_at: NEVER,
+            retry_at: NEVER,
+            rounds: 0,
+            due: NEVER,
+        }
+    }
+
+    /// When something must be looked at, given how long a peer has to take a request.
+    pub(crate) fn next_due(&self, ack_timeout: std::time::Duration) -> Time {
+        let unheard = self.asks.iter().filter(|ask| !ask.accepted && !ask.silent);
+        let acks = unheard.map(|ask| ask.sent.after(ack_timeout)).min();
+        let hedge = if self.asks.is_empty() {
+            NEVER
+        } else {
+            self.hedge_at
+        };
+        acks.unwrap_or(NEVER)
+            .min(hedge)
+            .min(self.retry_at)
+            .min(self.deadline)
+    }
+
+    /// Whether nothing is under way for this piece.
+    pub(crate) fn idle(&self) -> bool {
+        self.asks.iter().all(|ask| ask.silent) && self.at_origin == AtOrigin::No
+    }
+}

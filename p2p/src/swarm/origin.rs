@@ -1,0 +1,173 @@
+//! When this node goes to the origin, and what follows.
+
+use std::time::Duration;
+
+use super::explain::Standing;
+use super::flight::{AtOrigin, Flight};
+use super::{Action, OriginId, Swarm, TreeId};
+use crate::error::FetchError;
+use crate::piece::{Class, PieceId};
+
+/// So many earlier members may stand before a node that goes to the origin at once: the first of the tree goes, the second
+/// goes when the first is slow, and the others leave it alone for a while.
+const BUDGETED_RANKS: usize = 2;
+/// Earlier members that are looked at to find out.
+const LOOK_AT: usize = 64;
+/// Tries of an origin whose bytes are wrong.
+const CORRUPT_TRIES: u32 = 2;
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+
+impl Swarm {
+    /// Whether this node is the first or the second of the tree among those that answer.
+    pub(super) fn near_origin(&self, tree: TreeId) -> bool {
+        let mine = tree.distance(self.me);
+        let good = |peer| self.standing(peer) == Standing::Good;
+        let mut before = 0;
+        if let Some(order) = self.view.order(self.me, tree) {
+            let rank = order.rank(mine);
+            let looked_at = (0..rank.min(LOOK_AT)).filter_map(|at| order.at(at));
+            before = looked_at.filter(|peer| good(*peer)).take(BUDGETED_RANKS).count();
+            if rank > LOOK_AT && before == 0 {
+                return false;
+            }
+        }
+        let own_zone = self.zone(self.me);
+        let roots = self.view.roots(tree).iter().take_while(|root| root.0 < mine);
+        let others = roots.filter(|root| self.zone(root.1) != own_zone && good(root.1));
+        before + others.take(BUDGETED_RANKS).count() < BUDGETED_RANKS
+    }
+
+    /// Sends the flight to its origin if it may go there now; tells whether that is so.
+    pub(super) fn try_origin(&mut self, at: usize, actions: &mut Vec<Action>) -> bool {
+        let Some(flight) = self.flights[at].as_ref() else {
+            return false;
+        };
+        let (Some(origin), tree) = (flight.origin, flight.tree) else {
+            return false;
+        };
+        if !(flight.origin_at_once || self.now >= flight.patient_until || self.near_origin(tree)) {
+            return false;
+        }
+        if self.at_origins >= self.config.origin_limit {
+            self.origin_queue.push_back(at);
+            self.set_origin(at, AtOrigin::Queued);
+            return true;
+        }
+        self.go_to_origin(at, origin, actions)
+    }
+
+    fn go_to_origin(&mut self, at: usize, origin: OriginId, actions: &mut Vec<Action>) -> bool {
+        let admitted = self.breakers.admit(origin, self.now);
+        let pause = self.jittered(Duration::from_millis(10));
+        let Some(flight) = self.flights[at].as_mut() else {
+            return false;
+        };
+        if let Err(until) = admitted {
+            flight.at_origin = AtOrigin::No;
+            flight.origin_failed = true;
+            flight.retry_at = until.after(pause);
+            return false;
+        }
+        flight.at_origin = AtOrigin::Asked;
+        let (piece, class) = (flight.piece, flight.class);
+        self.at_origins += 1;
+        self.counts.asked_origin += 1;
+        actions.push(Action::AskOrigin { piece, origin, class });
+        true
+    }
+
+    fn set_origin(&mut self, at: usize, state: AtOrigin) {
+        if let Some(flight) = self.flights[at].as_mut() {
+            flight.at_origin = state;
+        }
+    }
+
+    /// A fetch from an origin is over: the next one may begin, blocking ones first.
+    pub(super) fn leave_origin(&mut self, actions: &mut Vec<Action>) {
+        self.at_origins = self.at_origins.saturating_sub(1);
+        while self.at_origins < self.config.origin_limit {
+            let queued = |swarm: &Self, at: usize| {
+                let flight = swarm.flights[at].as_ref()?;
+                (flight.at_origin == AtOrigin::Queued).then_some(flight.class)
+            };
+            let blocking =
+                (self.origin_queue.iter()).position(|at| queued(self, *at) == Some(Class::Blocking));
+            let Some(at) = self.origin_queue.remove(blocking.unwrap_or(0)) else {
+                return;
+            };
+            let origin = self.flights[at].as_ref().and_then(|flight| flight.origin);
+            if let (Some(_), Some(origin)) = (queued(self, at), origin)
+                && !self.go_to_origin(at, origin, actions)
+            {
+                self.advance(at, actions);
+            }
+        }
+    }
+
+    pub(super) fn origin_received(&mut self, piece: &PieceId, actions: &mut Vec<Action>) {
+        let Some(at) = self.flight_at_origin(piece) else {
+            return;
+        };
+        self.set_origin(at, AtOrigin::No);
+        self.counts.received_origin += 1;
+        if let Some(origin) = self.flights[at].as_ref().and_then(|flight| flight.origin) {
+            self.breakers.succeeded(origin);
+        }
+        self.complete(at, None, actions);
+        self.leave_origin(actions);
+    }
+
+    pub(super) fn origin_failed(
+        &mut self,
+        piece: &PieceId,
+        error: FetchError,
+        retry_after: Option<Duration>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(at) = self.flight_at_origin(piece) else {
+            return;
+        };
+        let backoff = self.jittered(FIRST_RETRY);
+        let Some(flight) = self.flights[at].as_mut() else {
+            return;
+        };
+        flight.at_origin = AtOrigin::No;
+        flight.last_error = error;
+        flight.rounds += 1;
+        let (origin, rounds) = (flight.origin, flight.rounds);
+        let final_word = match error {
+            FetchError::Missing | FetchError::Forbidden => true,
+            FetchError::Corrupt => rounds >= CORRUPT_TRIES,
+            FetchError::Unavailable => false,
+        };
+        if !final_word {
+            flight.origin_failed = true;
+            flight.retry_at = self.now.after(backoff.saturating_mul(1 << rounds.min(4)));
+        }
+        if let Some(origin) = origin {
+            if error == FetchError::Unavailable {
+                self.breakers.failed(origin, self.now, retry_after);
+            } else {
+                self.breakers.succeeded(origin); // it answers
+            }
+        }
+        if final_word {
+            self.fail(at, error, actions);
+        } else {
+            self.ask_holders(at, actions);
+            self.schedule(at);
+        }
+        self.leave_origin(actions);
+    }
+
+    fn flight_at_origin(&self, piece: &PieceId) -> Option<usize> {
+        let at = *self.by_piece.get(piece)?;
+        let asked = |flight: &Flight| flight.at_origin == AtOrigin::Asked;
+        self.flights[at].as_ref().is_some_and(asked).then_some(at)
+    }
+
+    /// A duration between the given one and one and a half of it.
+    pub(super) fn jittered(&mut self, duration: Duration) -> Duration {
+        duration.mul_f64(1.0 + self.rng.fraction() / 2.0)
+    }
+}

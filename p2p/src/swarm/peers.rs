@@ -1,0 +1,69 @@
+//! What this node thinks of others.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::explain::Standing;
+use super::time::Time;
+use super::{PeerId, ZoneId};
+
+/// Rates kept: a node talks to about 64 others, and a median needs no more.
+const MAX_RATES: usize = 256;
+
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    silent: BTreeMap<PeerId, Time>,
+    liars: BTreeMap<PeerId, Time>,
+    rates: BTreeMap<PeerId, (ZoneId, u32)>,
+}
+
+impl Peers {
+    pub(crate) fn standing(&self, peer: PeerId, now: Time) -> Standing {
+        let holds = |until: Option<&Time>| until.is_some_and(|until| now < *until);
+        if !self.liars.is_empty() && holds(self.liars.get(&peer)) {
+            Standing::CutOff
+        } else if !self.silent.is_empty() && holds(self.silent.get(&peer)) {
+            Standing::PassedOver
+        } else {
+            Standing::Good
+        }
+    }
+
+    /// Passes over a peer for a while; tells whether that is news.
+    pub(crate) fn pass_over(&mut self, peer: PeerId, now: Time, pause: Duration) -> bool {
+        let before = self.silent.insert(peer, now.after(pause));
+        before.is_none_or(|until| until <= now)
+    }
+
+    pub(crate) fn cut_off(&mut self, peer: PeerId, now: Time, pause: Duration) {
+        self.liars.insert(peer, now.after(pause));
+    }
+
+    /// The peer gave a sign of life.
+    pub(crate) fn lives(&mut self, peer: PeerId) {
+        if !self.silent.is_empty() {
+            self.silent.remove(&peer);
+        }
+    }
+
+    pub(crate) fn told_rate(&mut self, peer: PeerId, zone: ZoneId, rate: u32) {
+        if rate > 0 && (self.rates.len() < MAX_RATES || self.rates.contains_key(&peer)) {
+            self.rates.insert(peer, (zone, rate));
+        }
+    }
+
+    /// Median of what peers of the zone told of their upload rates, KiB a second; `None` if fewer than three did.
+    pub(crate) fn median_rate(&self, zone: ZoneId) -> Option<u32> {
+        let in_zone = self.rates.values().filter(|rate| rate.0 == zone);
+        let mut rates: Vec<u32> = in_zone.map(|rate| rate.1).collect();
+        rates.sort_unstable();
+        (rates.len() >= 3).then(|| rates[rates.len() / 2])
+    }
+
+    /// Forgets what is over, and what was told by those for whom `stays` is false.
+    pub(crate) fn tidy(&mut self, now: Time, stays: impl Fn(PeerId) -> bool) {
+        self.silent.retain(|_, until| now < *until);
+        self.liars.retain(|_, until| now < *until);
+        self.rates.retain(|peer, _| stays(*peer));
+    }
+}

@@ -1,0 +1,307 @@
+//! What this node does for others: takes requests, sends them elsewhere, serves them in turn.
+
+use std::time::Duration;
+
+use super::demand::relays;
+use super::explain::Standing;
+use super::flight::{AtOrigin, NEVER};
+use super::uploads::{Key, Stage};
+use super::{Action, Event, Hint, OriginId, PeerId, Refusal, Swarm, TreeId};
+use crate::piece::{Class, PieceId};
+
+/// A request as it came in.
+#[derive(Clone, Copy)]
+struct Incoming {
+    key: Key,
+    piece: PieceId,
+    class: Class,
+    tree: TreeId,
+    redirects: u8,
+    held_only: bool,
+    origin: Option<OriginId>,
+    hint: Hint,
+    here: bool,
+}
+
+impl Swarm {
+    /// An event about a request of a peer.
+    pub(super) fn serve(&mut self, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Requested {
+                from,
+                request,
+                piece,
+                class,
+                tree,
+                redirects,
+                held_only,
+                origin,
+                hint,
+                here,
+            } => {
+                let key = (from, request);
+                self.requested(
+                    &Incoming {
+                        key,
+                        piece,
+                        class,
+                        tree,
+                        redirects,
+                        held_only,
+                        origin,
+                        hint,
+                        here,
+                    },
+                    actions,
+                );
+            }
+            Event::RequestPromoted { from, request } => self.request_promoted((from, request), actions),
+            Event::RequestCancelled { from, request } => {
+                if let Some(stage) = self.drop_request((from, request), actions)
+                    && let Stage::Active(_) = stage
+                {
+                    actions.push(Action::StopUpload { to: from, request });
+                }
+            }
+            Event::Uploaded { to, request, took } => {
+                if let Some(done) = self.uploads.remove((to, request)) {
+                    self.counts.uploaded += 1;
+                    self.rate.add(self.now, u64::from(done.piece.len), took);
+                }
+            }
+            Event::UploadFailed { to, request, gone } => {
+                let held = self.uploads.remove((to, request)).is_some();
+                if held && gone {
+                    self.refuse((to, request), Refusal::Unavailable, actions);
+                }
+            }
+            _ => {}
+        }
+        self.pump(actions);
+    }
+
+    fn requested(&mut self, incoming: &Incoming, actions: &mut Vec<Action>) {
+        let (key, piece) = (incoming.key, incoming.piece);
+        if self.uploads.get(key).is_some() {
+            return; // a name used twice: the first counts
+        }
+        self.peers.told_rate(key.0, self.zone(key.0), incoming.hint.rate);
+        if let Some(reason) = self.objection(incoming) {
+            self.refuse(key, reason, actions);
+            return;
+        }
+        if !incoming.held_only {
+            let wants = incoming.hint.wants;
+            self.demand
+                .asked(&piece.blob, incoming.tree, key.0, wants, self.now);
+            if let Some(next) = self.elsewhere(incoming) {
+                self.counts.redirected += 1;
+                let (to, request) = key;
+                let hint = self.hint(&piece, incoming.tree);
+                actions.push(Action::Redirect {
+                    to,
+                    request,
+                    next,
+                    hint,
+                });
+                return;
+            }
+        }
+        let (to, request) = key;
+        let hint = self.hint(&piece, incoming.tree);
+        actions.push(Action::Accept { to, request, hint });
+        self.uploads.wait(key, piece, incoming.class);
+        if incoming.here {
+            self.uploads.ready(key);
+        } else {
+            self.join(incoming, actions);
+        }
+    }
+
+    /// Why a request cannot be taken, if so.
+    fn objection(&self, incoming: &Incoming) -> Option<Refusal> {
+        if !self.uploads.has_room(incoming.key.0) {
+            return Some(Refusal::Busy);
+        }
+        if incoming.here {
+            return None;
+        }
+        if incoming.held_only {
+            return Some(Refusal::Unavailable);
+        }
+        let tree = incoming.tree;
+        let later = tree.distance(incoming.key.0) > tree.distance(self.me);
+        if tree.0 >= TreeId::COUNT || !self.view.knows(tree) || !later {
+            return Some(Refusal::Order);
+        }
+        let flight = self.by_piece.get(&incoming.piece);
+        let flight = flight.and_then(|at| self.flights[*at].as_ref());
+        flight
+            .is_some_and(|flight| flight.tree != tree)
+            .then_some(Refusal::Order)
+    }
+
+    /// Who should answer instead of this node: the first of the tree if this node should not carry the blob, one of its own
+    /// parents if its queue is long. `None` if the request stays here, as it does in doubt.
+    fn elsewhere(&self, incoming: &Incoming) -> Option<PeerId> {
+        if incoming.redirects >= self.config.redirects || !self.view.knows(incoming.tree) {
+            return None;
+        }
+        if !incoming.here && !self.by_piece.contains_key(&incoming.piece) && !self.carries(incoming) {
+            let order = self.view.order(self.me, incoming.tree)?;
+            let firsts = (0..2).filter_map(|rank| order.at(rank));
+            let earlier = |peer: &PeerId| incoming.tree.distance(*peer) < incoming.tree.distance(self.me);
+            return firsts
+                .into_iter()
+                .find(|peer| earlier(peer) && self.is_good(*peer));
+        }
+        if self.wait(incoming) <= self.longest_wait(u64::from(incoming.piece.len)) {
+            return None;
+        }
+        let mut parents = Vec::new();
+        let salt = u64::from(incoming.tree.0);
+        self.view
+            .ancestors(self.me, incoming.tree, usize::MAX, salt, &mut parents);
+        if parents.is_empty() {
+            // the first of the tree: those who should hang further down do not know yet how many they are
+            let demand = self.hint(&incoming.piece, incoming.tree).demand;
+            let limit = relays(demand, self.view.members().len(), self.config.relay_ratio);
+            self.view
+                .ancestors(incoming.key.0, incoming.tree, limit, salt, &mut parents);
+            parents.truncate(1);
+        }
+        let other = |peer: &PeerId| *peer != self.me && *peer != incoming.key.0;
+        parents
+            .into_iter()
+            .find(|peer| other(peer) && self.is_good(*peer))
+    }
+
+    fn is_good(&self, peer: PeerId) -> bool {
+        self.standing(peer) == Standing::Good
+    }
+
+    /// Whether this node gets the piece for others: it wants the blob itself, is the first of the tree, or enough want it.
+    fn carries(&self, incoming: &Incoming) -> bool {
+        let (blob, tree, memory) = (&incoming.piece.blob, incoming.tree, self.config.demand_memory);
+        let rank = (self.view.order(self.me, tree)).map_or(0, |order| order.rank(tree.distance(self.me)));
+        if rank == 0 || self.demand.wanted(blob, self.now, memory) {
+            return true;
+        }
+        let heard = self.demand.estimate(blob, tree, false, self.now, memory);
+        match heard.max(incoming.hint.demand) {
+            0 => self.demand.through(blob, tree, self.now, memory).1 >= self.config.relay_ratio as usize,
+            demand => rank < relays(demand, self.view.members().len(), self.config.relay_ratio),
+        }
+    }
+
+    /// How long the request would wait here.
+    fn wait(&self, incoming: &Incoming) -> Duration {
+        let len = u64::from(incoming.piece.len);
+        let before = self.uploads.bytes_before(incoming.class);
+        let to_come = match (incoming.here, incoming.class) {
+            (true, _) | (false, Class::Blocking) => 0,
+            (false, Class::Prefetch) => len.saturating_mul(self.by_piece.len() as u64),
+        };
+        self.rate.time_for(before.saturating_add(to_come))
+    }
+
+    /// The longest wait that is taken: what two windows of pieces take an ordinary node.
+    fn longest_wait(&self, len: u64) -> Duration {
+        let usual = u64::from(self.peers.median_rate(self.zone(self.me)).unwrap_or(0));
+        let windows = len
+            .saturating_mul(u64::from(self.config.window))
+            .saturating_mul(2);
+        let windows = windows.saturating_mul(1_000_000) / 1024;
+        let usual = windows
+            .checked_div(usual)
+            .map_or(Duration::ZERO, Duration::from_micros);
+        usual.max(self.config.admit_wait)
+    }
+
+    /// Lets a request wait for the piece's flight, which it begins if need be.
+    fn join(&mut self, incoming: &Incoming, actions: &mut Vec<Action>) {
+        let known = self.by_piece.get(&incoming.piece).copied();
+        let Some(at) = known.or_else(|| self.start(incoming.piece, incoming.tree, incoming.class)) else {
+            self.uploads.remove(incoming.key);
+            self.refuse(incoming.key, Refusal::Busy, actions);
+            return;
+        };
+        let Some(flight) = self.flights[at].as_mut() else {
+            return;
+        };
+        flight.waiters.push(incoming.key);
+        flight.origin = flight.origin.or(incoming.origin);
+        if incoming.class == Class::Blocking && flight.class == Class::Prefetch {
+            self.promote(at, actions);
+        } else if flight.idle() && flight.retry_at == NEVER && flight.at_origin == AtOrigin::No {
+            self.advance(at, actions);
+        }
+    }
+
+    fn request_promoted(&mut self, key: Key, actions: &mut Vec<Action>) {
+        let piece = self.uploads.get(key).map(|request| request.piece);
+        match (self.uploads.promote(key), piece) {
+            (Some(Stage::Waiting), Some(piece)) => {
+                let at = self.by_piece.get(&piece).copied();
+                let prefetched = |at: &usize| {
+                    (self.flights[*at].as_ref()).is_some_and(|flight| flight.class == Class::Prefetch)
+                };
+                if let Some(at) = at.filter(prefetched) {
+                    self.promote(at, actions);
+                }
+            }
+            (Some(Stage::Active(_)), _) => {
+                let (to, request) = key;
+                actions.push(Action::PromoteUpload { to, request });
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets go of a request; what nobody else waits for is called off.
+    fn drop_request(&mut self, key: Key, actions: &mut Vec<Action>) -> Option<Stage> {
+        let request = self.uploads.remove(key)?;
+        if request.stage == Stage::Waiting
+            && let Some(at) = self.by_piece.get(&request.piece).copied()
+        {
+            if let Some(flight) = self.flights[at].as_mut() {
+                flight.waiters.retain(|waiter| *waiter != key);
+            }
+            self.abandon_if_unneeded(at, actions);
+        }
+        Some(request.stage)
+    }
+
+    /// The peer is gone, and so is what it asked for.
+    pub(super) fn forget_requests_of(&mut self, peer: PeerId, actions: &mut Vec<Action>) {
+        for key in self.uploads.of_peer(peer) {
+            if let Some(Stage::Active(_)) = self.drop_request(key, actions) {
+                let (to, request) = key;
+                actions.push(Action::StopUpload { to, request });
+            }
+        }
+        self.pump(actions);
+    }
+
+    /// Begins the uploads whose turn it is.
+    pub(super) fn pump(&mut self, actions: &mut Vec<Action>) {
+        let (places, patience) = (self.config.uploads, self.config.upload_patience);
+        while let Some(((to, request), held)) = self.uploads.next(self.now, places, patience) {
+            let (piece, class) = (held.piece, held.class);
+            let tree = self.view.tree_of(&piece);
+            let hint = self.hint(&piece, tree);
+            actions.push(Action::Serve {
+                to,
+                request,
+                piece,
+                class,
+                hint,
+            });
+        }
+    }
+
+    fn refuse(&mut self, (to, request): Key, reason: Refusal, actions: &mut Vec<Action>) {
+        self.counts.refused += 1;
+        actions.push(Action::Refuse { to, request, reason });
+    }
+}
