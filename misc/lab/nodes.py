@@ -47,10 +47,10 @@ class Daemon:
 
     def __init__(self, folder: Path, config: str):
         folder.mkdir(parents=True)
-        self.root, self.socket = folder / "root", folder / "sock"
-        file = folder / "config.toml"
-        file.write_text(config)
-        command = [lacewing(), "daemon", "--root", self.root, "--address", self.socket, "--config", file]
+        self.root, self.socket, self.http = folder / "root", folder / "sock", folder / "http"
+        self.config = folder / "config.toml"
+        self.config.write_text(f'{config}\n[http]\nlisten = "unix:{self.http}"\n')
+        command = [lacewing(), "daemon", "--root", self.root, "--address", self.socket, "--config", self.config]
         self.process = Process("lacewing", command, folder / "log", env={"LACEWING_LOG": "debug"})
 
     def start(self) -> None:

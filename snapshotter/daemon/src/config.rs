@@ -4,6 +4,7 @@
 //! fields and reports line and column, the second is complete and valid. The supervisor resolves it once and hands
 //! the result to every worker it starts, so that a file edited meanwhile cannot keep a worker from starting.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub(crate) const DEFAULT_ROOT: &str = "/var/lib/lacewing";
 pub(crate) const DEFAULT_ADDRESS: &str = "/run/lacewing/lacewing.sock";
 /// Read if it exists and `--config` is not given.
 pub(crate) const DEFAULT_FILE: &str = "/etc/lacewing/config.toml";
+/// Metrics and status page: for this node alone, unless told otherwise.
+pub(crate) const DEFAULT_HTTP: &str = "127.0.0.1:9763";
 /// A configuration is a page of text; more is a mistaken path.
 const MAX_FILE: u64 = 1 << 20;
 /// `sockaddr_un` holds 108 bytes with the closing NUL, and the hand-over socket appends five.
@@ -71,10 +74,21 @@ pub(crate) struct Config {
     pub(crate) read_timeout: Duration,
     /// Fetch the rest of an image at low priority once it is mounted.
     pub(crate) background: bool,
+    /// Where metrics, health and the status page are served. None: nowhere.
+    pub(crate) http: Option<Listen>,
     /// Without a serving worker for so long, readers get errors rather than wait on.
     pub(crate) watchdog: Duration,
     /// A worker that is silent for so long is taken for hung and killed.
     pub(crate) silence: Duration,
+}
+
+/// Where the HTTP server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Listen {
+    /// An address and port.
+    Tcp(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
 }
 
 /// What a command line may override.
@@ -94,7 +108,14 @@ struct Raw {
     containerd: RawContainerd,
     registry: RawRegistry,
     lazy: RawLazy,
+    http: RawHttp,
     supervisor: RawSupervisor,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawHttp {
+    listen: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -198,6 +219,7 @@ fn resolve(raw: Raw, overrides: Overrides) -> Result<Config, ConfigError> {
         // As long as a hard NFS client's first complaint: short registry trouble passes unseen.
         read_timeout: seconds("lazy.read_timeout_s", raw.lazy.read_timeout_s, 60, 1..=3600)?,
         background: raw.lazy.background.unwrap_or(true),
+        http: listen(raw.http.listen.as_deref().unwrap_or(DEFAULT_HTTP))?,
         // Longer than any restart, short enough that a node drains.
         watchdog: seconds(
             "supervisor.watchdog_s",
@@ -227,6 +249,25 @@ fn configured(field: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError
         field,
         message: format!("must be an absolute path, not {}", path.display()),
     })
+}
+
+fn listen(text: &str) -> Result<Option<Listen>, ConfigError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = socket("http.listen", configured("http.listen", path.into())?)?;
+        return Ok(Some(Listen::Unix(path)));
+    }
+    match text.parse() {
+        Ok(address) => Ok(Some(Listen::Tcp(address))),
+        Err(_) => Err(ConfigError::Invalid {
+            field: "http.listen",
+            message: format!(
+                "is {text:?}; write 127.0.0.1:9763, [::1]:9763, unix:/path, or \"\" for nowhere"
+            ),
+        }),
+    }
 }
 
 fn socket(field: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
@@ -291,6 +332,8 @@ mod tests {
             ("[supervisor]\nsilence_s = 1", "supervisor.silence_s"),
             ("[containerd]\naddress = \"run/sock\"", "containerd.address"),
             ("[registry]\nhosts_dir = \"certs.d\"", "registry.hosts_dir"),
+            ("[http]\nlisten = \"localhost\"", "http.listen"),
+            ("[http]\nlisten = \"unix:run/sock\"", "http.listen"),
         ] {
             let error = config(text).unwrap_err();
             assert!(error.contains(field), "{text}: {error}");
@@ -301,7 +344,10 @@ mod tests {
 
     #[test]
     fn empty_paths_turn_things_off() {
-        let config = config("[containerd]\naddress = \"\"\n[registry]\nhosts_dir = \"\"").unwrap();
+        let config =
+            config("[containerd]\naddress = \"\"\n[registry]\nhosts_dir = \"\"\n[http]\nlisten = \"\"")
+                .unwrap();
+        assert_eq!(config.http, None);
         assert_eq!(config.containerd, None);
         assert_eq!(config.hosts_dir, None);
     }

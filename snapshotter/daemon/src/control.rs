@@ -15,6 +15,7 @@ use lacewing_snapshotter::{
 use tonic::{Request, Response, Status};
 
 use crate::adapters::layers::NodeLayers;
+use crate::meters::Meters;
 
 /// What tells this worker from others.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub(crate) struct Control {
     engine: Arc<Engine>,
     layers: Arc<NodeLayers>,
     broken: Arc<Vec<(String, MountError)>>,
+    meters: Arc<Meters>,
 }
 
 impl Control {
@@ -45,6 +47,7 @@ impl Control {
         engine: Arc<Engine>,
         layers: Arc<NodeLayers>,
         broken: Vec<(String, MountError)>,
+        meters: Arc<Meters>,
     ) -> Control {
         Control {
             identity,
@@ -52,6 +55,7 @@ impl Control {
             engine,
             layers,
             broken: Arc::new(broken),
+            meters,
         }
     }
 
@@ -60,7 +64,11 @@ impl Control {
         ControlServer::new(self)
     }
 
-    fn answer(&self) -> Result<StatusResponse, lacewing_snapshotter::Error> {
+    /// What is held and used at this moment. Reads metadata from disk and waits for locks.
+    ///
+    /// # Errors
+    /// The metadata cannot be read.
+    pub(crate) fn answer(&self) -> Result<StatusResponse, lacewing_snapshotter::Error> {
         let held: HashMap<LayerId, LayerStatus> = self
             .engine
             .status()
@@ -83,6 +91,8 @@ impl Control {
             layers,
             broken: self.broken.iter().map(broken).collect(),
             counters: counters(&self.engine.counters()),
+            slowest: self.meters.slowest.list(),
+            pulls: self.meters.pulls.list(),
         })
     }
 
@@ -192,7 +202,8 @@ fn broken((snapshot, error): &(String, MountError)) -> Broken {
     }
 }
 
-fn counters(counted: &Counters) -> HashMap<String, u64> {
+/// The totals under their names in status.
+pub(crate) fn counters(counted: &Counters) -> HashMap<String, u64> {
     [
         ("reads", counted.reads),
         ("read_bytes", counted.read_bytes),
@@ -211,7 +222,8 @@ fn counters(counted: &Counters) -> HashMap<String, u64> {
     .collect()
 }
 
-fn milliseconds(time: SystemTime) -> i64 {
+/// Milliseconds since 1970, 0 for earlier times.
+pub(crate) fn milliseconds(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH)
         .ok()
         .and_then(|since| i64::try_from(since.as_millis()).ok())

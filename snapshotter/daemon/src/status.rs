@@ -57,8 +57,9 @@ async fn ask(address: &Path) -> Result<StatusResponse> {
         .into_inner())
 }
 
+/// The answer, under the names of the protocol.
 #[derive(Debug, Serialize)]
-struct Status {
+pub(crate) struct Status {
     version: String,
     root: String,
     worker_pid: u32,
@@ -68,6 +69,26 @@ struct Status {
     layers: Vec<Layer>,
     broken: Vec<Broken>,
     counters: BTreeMap<String, u64>,
+    slowest: Vec<Fetch>,
+    pulls: Vec<Pull>,
+}
+
+#[derive(Debug, Serialize)]
+struct Fetch {
+    blob: String,
+    offset: u64,
+    bytes: u64,
+    took_ms: u64,
+    at_ms: i64,
+    blocking: bool,
+    outcome: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Pull {
+    image: String,
+    layer_digest: String,
+    since_ms: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -114,6 +135,20 @@ impl From<StatusResponse> for Status {
             number: b.number,
             reason: b.reason,
         };
+        let fetch = |f: lacewing_rpc::control::Fetch| Fetch {
+            blob: f.blob,
+            offset: f.offset,
+            bytes: f.bytes,
+            took_ms: f.took_ms,
+            at_ms: f.at_ms,
+            blocking: f.blocking,
+            outcome: f.outcome,
+        };
+        let pull = |p: lacewing_rpc::control::Pull| Pull {
+            image: p.image,
+            layer_digest: p.layer_digest,
+            since_ms: p.since_ms,
+        };
         Status {
             version: answer.version,
             root: answer.root,
@@ -124,6 +159,8 @@ impl From<StatusResponse> for Status {
             layers: answer.layers.into_iter().map(Layer::from).collect(),
             broken: answer.broken.into_iter().map(broken).collect(),
             counters: answer.counters.into_iter().collect(),
+            slowest: answer.slowest.into_iter().map(fetch).collect(),
+            pulls: answer.pulls.into_iter().map(pull).collect(),
         }
     }
 }
@@ -265,6 +302,8 @@ mod tests {
             layers: vec![lazy, ordinary],
             broken: Vec::new(),
             counters: BTreeMap::from([("reads".to_owned(), 3)]),
+            slowest: Vec::new(),
+            pulls: Vec::new(),
         }
     }
 
@@ -287,6 +326,8 @@ mod tests {
             "started_at_ms",
             "features",
             "layers",
+            "slowest",
+            "pulls",
         ] {
             assert!(json.get(name).is_some(), "{name}");
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use lacewing_fusefs::{Connection, Engine, Serving};
+use lacewing_fusefs::{BlobSource, Connection, Engine, Serving};
 use lacewing_snapshotter::Snapshotter;
 use nix::sys::signal::SigSet;
 use tokio::runtime::Runtime;
@@ -19,13 +19,16 @@ use tracing::{error, info, warn};
 
 use crate::adapters::content::ContentStore;
 use crate::adapters::layers::NodeLayers;
+use crate::adapters::measured::{MeasuredLayers, MeasuredSource};
 use crate::adapters::origins::Origins;
 use crate::adapters::source::RegistrySource;
 use crate::cli::WorkerArgs;
 use crate::config::Config;
 use crate::control::{Control, Identity};
 use crate::fds::{self, Descriptors, Sign};
+use crate::http::{self, Site};
 use crate::lock::{self, Lock};
+use crate::meters::Meters;
 use crate::{registry, succession};
 
 /// A sign of life every so often: several fit into the shortest `supervisor.silence_s`.
@@ -115,6 +118,7 @@ fn watch_supervisor(address: &Path, link: OwnedFd, descriptors: Descriptors) -> 
 struct Worker {
     snapshotter: Snapshotter,
     control: Control,
+    site: Site,
     serving: Option<Serving>,
 }
 
@@ -124,7 +128,9 @@ impl Worker {
         let client = registry::daemon_client(config)?;
         let origins = Arc::new(Origins::open(&config.root)?);
         let source = Arc::new(RegistrySource::new(client, Arc::clone(&origins)));
-        let engine = open_engine(config, runtime, &source)?;
+        let meters = Arc::new(Meters::default());
+        let measured = MeasuredSource::new(Arc::clone(&source), Arc::clone(&meters));
+        let engine = open_engine(config, runtime, Arc::new(measured))?;
         let (serving, no_fuse) = match &descriptors.fuse {
             Ok(fuse) => match fuse
                 .fd
@@ -160,7 +166,7 @@ impl Worker {
             config.offer_timeout,
         );
         let layers = Arc::new(layers);
-        let port: Arc<dyn lacewing_snapshotter::Layers> = layers.clone();
+        let port = Arc::new(MeasuredLayers::new(Arc::clone(&layers), Arc::clone(&meters)));
         let snapshotter = Snapshotter::open(&config.root, port, lacewing_snapshotter::Options::default())
             .context("opening the snapshots")?;
         let restored = runtime
@@ -177,10 +183,19 @@ impl Worker {
             restarts,
             started,
         };
-        let control = Control::new(identity, snapshotter.clone(), engine, layers, restored.broken);
+        let control = Control::new(
+            identity,
+            snapshotter.clone(),
+            engine,
+            layers,
+            restored.broken,
+            Arc::clone(&meters),
+        );
+        let site = Site::new(config.clone(), control.clone(), meters);
         Ok(Worker {
             snapshotter,
             control,
+            site,
             serving,
         })
     }
@@ -189,6 +204,7 @@ impl Worker {
         listener.set_nonblocking(true).context("the listening socket")?;
         let incoming = lacewing_snapshotter::connections(tokio::net::UnixListener::from_std(listener)?);
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+        http::serve(self.site).await;
         let (stopping, mut stopped) = tokio::sync::watch::channel(false);
         let server = tonic::transport::Server::builder()
             .add_service(lacewing_snapshotter::service(self.snapshotter))
@@ -216,8 +232,7 @@ impl Worker {
     }
 }
 
-fn open_engine(config: &Config, runtime: &Runtime, source: &Arc<RegistrySource>) -> Result<Arc<Engine>> {
-    let source: Arc<dyn lacewing_fusefs::BlobSource> = source.clone();
+fn open_engine(config: &Config, runtime: &Runtime, source: Arc<dyn BlobSource>) -> Result<Arc<Engine>> {
     let mut options = lacewing_fusefs::Options::new(&config.root, source, runtime.handle().clone());
     options.read_timeout = config.read_timeout;
     options.background = config.background;

@@ -3,5 +3,7 @@
 pub(crate) mod ahead;
 pub(crate) mod content;
 pub(crate) mod layers;
+pub(crate) mod measured;
 pub(crate) mod origins;
 pub(crate) mod source;
+pub(crate) mod verdicts;

@@ -1,0 +1,227 @@
+"""What a daemon tells over HTTP: metrics that move, health, the status page, a dump; and nothing that it must not tell."""
+
+import base64
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+from cases import Case
+from lab import tool
+from lab.containers import CTR, running
+from lab.nodes import Daemon
+from lab.paths import PROJECT, lacewing
+from lab.process import run, wait_until
+from lab.registry import Registry, free_port
+from test_faults import drop_caches
+
+SECRET = "planted-3f9c1e"
+
+
+class Local(http.client.HTTPConnection):
+    """HTTP over the daemon's unix socket."""
+
+    def __init__(self, path: Path):
+        super().__init__("localhost", timeout=30)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self.path))
+
+
+def ask(daemon: Daemon, path: str, method: str = "GET", headers: dict | None = None) -> tuple[int, dict, str]:
+    connection = Local(daemon.http)
+    try:
+        connection.request(method, path, headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def metrics(daemon: Daemon) -> dict[str, float]:
+    """Every sample of a scrape, by name and labels."""
+    status, headers, text = ask(daemon, "/metrics")
+    assert status == 200 and headers["content-type"].startswith("text/plain; version=0.0.4"), (status, headers)
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def family(sample: str) -> str:
+    return re.sub(r"_(bucket|sum|count)$", "", sample.split("{")[0])
+
+
+def exposed(daemon: Daemon) -> set[str]:
+    return set(re.findall(r"^# TYPE (\S+) ", ask(daemon, "/metrics")[2], re.M))
+
+
+def moved(before: dict[str, float], after: dict[str, float]) -> set[str]:
+    return {family(name) for name, value in after.items() if before.get(name) != value}
+
+
+# Told by the unit tests of `metrics`, which make every family move: what takes a broken disk, registry or kernel.
+ELSEWHERE = {
+    "lacewing_build_info", "lacewing_feature", "lacewing_store_size_bytes", "lacewing_layers_broken",
+    "lacewing_corrupt_chunks_total", "lacewing_unstored_frames_total", "lacewing_dedup_bytes_total",
+    "lacewing_pulls_in_progress",
+}
+
+
+class Metrics(Case):
+    TIMEOUT_S = 4
+
+    def node(self):
+        """A node with a registry of its own, and a lazy image there."""
+        registry = self.world.lab.registry()
+        registry.push(self.world.layout, "pause", "pause", "1")
+        image = f"{registry.address}/lazy/redis:1"
+        tool.convert(registry.push(self.world.layout, "redis", "redis", "1"), image)
+        daemon, containerd = self.world.lab.node(2, registry, read_timeout_s=self.TIMEOUT_S, background=False)
+        return registry, image, daemon, containerd
+
+    def resend(self, registry: Registry, daemon: Daemon, file: Path) -> None:
+        """Kills the worker while a read waits for the registry."""
+        os.kill(registry.process.pid, signal.SIGSTOP)
+        try:
+            before = metrics(daemon)["lacewing_read_misses_total"]
+            reader = subprocess.Popen(["sha256sum", file], stdout=subprocess.DEVNULL)
+            wait_until(lambda: metrics(daemon)["lacewing_read_misses_total"] > before, "a read that waits")
+            daemon.kill_worker()
+            wait_until(daemon.ready, "the next worker")
+            wait_until(lambda: metrics(daemon)["lacewing_reads_resent_total"] > 0, "the read, sent again")
+        finally:
+            os.kill(registry.process.pid, signal.SIGCONT)
+        self.assertEqual(reader.wait(60), 0)
+
+    def test_everything_moves(self):
+        registry, image, daemon, containerd = self.node()
+        seen, samples = set(), metrics(daemon)
+        containerd.pull(image, "lacewing")
+        containerd.pull(f"{registry.address}/pause:1", "lacewing")
+        with running(containerd, CTR, image, "lacewing") as container:
+            seen |= moved(samples, samples := metrics(daemon))
+            root = Path(f"/proc/{container.pid}/root")
+            self.resend(registry, daemon, root / "usr/bin/redis-benchmark")
+            seen |= moved(samples, samples := metrics(daemon))
+            registry.stop()
+            run("cat", root / "usr/bin/perl", check=False, timeout=60)
+            after = metrics(daemon)
+            seen |= moved(samples, after)
+            self.assertGreater(after["lacewing_read_errors_total"], 0)
+            self.assertGreater(after['lacewing_fetches_total{outcome="abandoned"}'], 0)
+            slowest = daemon.status()["slowest"]
+            self.assertEqual(slowest, sorted(slowest, key=lambda fetch: -fetch["took_ms"]))
+            self.assertIn("abandoned", {fetch["outcome"] for fetch in slowest})
+            registry.start()
+        self.assertEqual(exposed(daemon) - seen - ELSEWHERE, set(), "these stood still")
+        page = (PROJECT / "misc/docs/metrics.md").read_text()
+        self.assertEqual(exposed(daemon), set(re.findall(r"^\| `(\w+)` \|", page, re.M)))
+
+    def test_one_line_tells_of_an_image(self):
+        node = self.world.new_node(2)
+        node.containerd.pull(self.world.lazy("busybox"), "lacewing")
+        node.containerd.pull(self.world.plain("redis"), "lacewing")
+        lines = [line for line in node.daemon.process.log.read_text().splitlines() if "lazy_layers=" in line]
+        by_image = {image: [line for line in lines if image in line]
+                    for image in (self.world.lazy("busybox"), self.world.plain("redis"))}
+        lazy, ordinary = by_image.values()
+        self.assertEqual((len(lazy), len(ordinary)), (1, 1), lines)
+        self.assertIn("lazy image", lazy[0])
+        self.assertIn("ordinary image: the image is not converted", ordinary[0])
+
+
+class Site(Case):
+    def test_answers(self):
+        node = self.world.node(2)
+        node.containerd.pull(self.world.lazy("busybox"), "lacewing")
+        daemon = node.daemon
+        for path in ("/healthz", "/readyz"):
+            self.assertEqual(ask(daemon, path)[0::2], (200, "ok\n"), path)
+        told = json.loads(ask(daemon, "/status.json")[2])
+        self.assertEqual(told.keys(), daemon.status().keys())
+        self.assertIn(self.world.lazy("busybox"), {layer["image"] for layer in told["layers"]})
+        status, headers, page = ask(daemon, "/")
+        self.assertEqual(status, 200)
+        self.assertIn("default-src 'none'", headers["content-security-policy"])
+        self.assertIsNone(re.search(r"https?://", page))
+        self.assertEqual(ask(daemon, "/", "POST")[0], 405)
+        self.assertEqual(ask(daemon, "/nowhere")[0], 404)
+        # As a browser would ask for a web page that had its own name resolved to this node.
+        for path, expected in {"/": 403, "/status.json": 403, "/debug": 403, "/metrics": 200, "/healthz": 200}.items():
+            self.assertEqual(ask(daemon, path, headers={"Host": "evil.example"})[0], expected, path)
+        self.assertEqual(os.stat(daemon.http).st_mode & 0o777, 0o600)
+        dump = json.loads(ask(daemon, "/debug")[2])
+        self.assertEqual(dump["status"]["root"], str(daemon.root))
+        self.assertTrue(any(line.startswith("lacewing_reads_total ") for line in dump["metrics"]))
+
+    def test_an_address_in_use_keeps_nobody_from_reading(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            daemon = self.world.lab.daemon()
+            listen_at(daemon, f"127.0.0.1:{taken.getsockname()[1]}")
+            self.assertIn("no metrics and no status page", daemon.process.log.read_text())
+            self.assertTrue(daemon.ready())
+
+
+def listen_at(daemon: Daemon, address: str) -> None:
+    """Starts a daemon anew with another place for HTTP."""
+    daemon.stop()
+    text = daemon.config.read_text()
+    daemon.config.write_text(re.sub(r"(?m)^listen = .*$", f'listen = "{address}"', text))
+    daemon.start()
+
+
+class Secrets(Case):
+    def test_a_planted_secret_is_told_nowhere(self):
+        node, registry = self.world.new_node(2, background=False), self.world.registry
+        config = self.world.lab.directory("secret") / "config.json"
+        auth = base64.b64encode(f"someone:{SECRET}".encode()).decode()
+        config.write_text(json.dumps({"auths": {registry.address: {"auth": auth}}}))
+        daemon = node.daemon
+        daemon.stop()
+        text = daemon.config.read_text()
+        daemon.config.write_text(f'{text}\n[registry]\ndocker_config = "{config}"\n')
+        daemon.process.env["LACEWING_LOG"] = "trace"
+        daemon.start()
+        image = self.world.lazy("redis")
+        node.containerd.pull(image, "lacewing")
+        self.assertIn("ready", node.containerd.run(image, "lacewing", "secret", *self.world.images["redis"].ready))
+        told = {path: ask(daemon, path)[2] for path in ("/", "/metrics", "/status.json", "/debug")}
+        told["status"] = run(lacewing(), "status", "--address", daemon.socket)
+        told["log"] = daemon.process.log.read_text(errors="replace")
+        for worker in daemon.workers():
+            told["command line"] = Path(f"/proc/{worker}/cmdline").read_text()
+        for where, what in told.items():
+            for secret in (SECRET, auth):
+                self.assertNotIn(secret, what, where)
+
+
+class Page(Case):
+    """The status page as a browser shows it. Needs Debian's chromium, which the other tests do not."""
+
+    def shown(self, daemon: Daemon, port: int) -> str:
+        """The page's text once its script has run."""
+        command = [
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=4000",
+            f"--user-data-dir={self.world.lab.directory('chromium')}", "--dump-dom", f"http://127.0.0.1:{port}/",
+        ]
+        return subprocess.run(command, capture_output=True, timeout=120).stdout.decode()
+
+    def test_layers_and_reasons(self):
+        if not shutil.which("chromium"):
+            self.skipTest("no chromium")
+        node, port = self.world.new_node(2), free_port()
+        listen_at(node.daemon, f"127.0.0.1:{port}")
+        node.containerd.pull(self.world.lazy("redis"), "lacewing")
+        node.containerd.pull(self.world.plain("busybox"), "lacewing")
+        text = self.shown(node.daemon, port)
+        self.assertIn('data-state="shown"', text)
+        self.assertIn(self.world.lazy("redis"), text)
+        self.assertIn("the image is not converted", text)
