@@ -7,6 +7,7 @@ use lacewing_format::{ChunkId, Extent, FileBody};
 use crate::Error;
 use crate::apply::{Contents, Data};
 use crate::blob::{Dedup, NewChunk, NewFrame, Place, Plan, padded};
+use crate::compress::Effort;
 use crate::hot::{self, Hints, RANKS};
 use crate::limits::MAX_CHUNKS;
 use crate::small::{SMALL, Shelf};
@@ -30,6 +31,10 @@ const TAIL: u64 = 64 << 10;
 /// Files of more chunks than this get larger chunks, so that a sparse giant does not need a giant index.
 const MANY_CHUNKS: u64 = 1 << 16;
 
+/// How many times the bytes found in earlier images must outweigh the new ones for these to deserve more time. Reading what
+/// is found takes time, too: at this share a later version never takes much longer than a first one.
+const MOSTLY_KNOWN: u64 = 3;
+
 /// What went where, in plain bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
@@ -37,6 +42,16 @@ pub(crate) struct Counts {
     pub(crate) dedup: u64,
     pub(crate) dedup_earlier: u64,
     pub(crate) hole: u64,
+}
+
+impl Counts {
+    /// Adds what happened to another layer.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.new += other.new;
+        self.dedup += other.dedup;
+        self.dedup_earlier += other.dedup_earlier;
+        self.hole += other.hole;
+    }
 }
 
 /// New chunks of one file that will share a frame.
@@ -62,6 +77,8 @@ pub(crate) struct Chunker<'a> {
     small: [Shelf; RANKS],
     pub(crate) plan: Plan,
     pub(crate) counts: Counts,
+    /// What happened to the layers before.
+    pub(crate) before: Counts,
     /// Chunks of files that should be fetched ahead, with the file's rank.
     pub(crate) hot: Vec<(u8, Place)>,
     extents: usize,
@@ -88,6 +105,7 @@ impl<'a> Chunker<'a> {
             small: Default::default(),
             plan: Plan::default(),
             counts: Counts::default(),
+            before: Counts::default(),
             hot: Vec::new(),
             extents: 0,
         }
@@ -171,7 +189,19 @@ impl<'a> Chunker<'a> {
     fn send(&mut self, rank: u8, plain: Vec<u8>, chunks: Vec<u32>) -> Result<(), Error> {
         let frame = self.plan.frames.len() as u32;
         self.plan.frames.push(NewFrame { rank, chunks });
-        self.compressors.send(&self.spool, frame, plain)
+        self.compressors.send(&self.spool, frame, plain, self.effort())
+    }
+
+    /// What a frame deserves that is sent now. Depends on what was read so far and on nothing else, so that equal input
+    /// gives equal bytes.
+    fn effort(&self) -> Effort {
+        let new = self.before.new + self.counts.new;
+        let earlier = self.before.dedup_earlier + self.counts.dedup_earlier;
+        if earlier / MOSTLY_KNOWN > new {
+            Effort::Thorough
+        } else {
+            Effort::Usual
+        }
     }
 
     /// Sends the pending chunks as a frame.

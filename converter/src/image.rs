@@ -71,7 +71,9 @@ pub async fn convert(
     let source = Store::open(client, src, Access::Read).await?;
     let (target, known) = open_target(client, dst, options).await?;
     let earlier = earlier::blobs(client, dst, known.as_ref(), options, progress.as_ref()).await?;
-    let spool_dir = options.spool_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let at_target = || target.as_ref().and_then(Store::spool_dir);
+    let spool_dir = options.spool_dir.clone().or_else(at_target);
+    let spool_dir = spool_dir.unwrap_or_else(std::env::temp_dir);
     let job = Job {
         src,
         dst,
@@ -394,26 +396,26 @@ async fn upload(
     copy: Option<TempPath>,
 ) -> Result<Output, Error> {
     let blob = output.blob.take();
+    output.new_blob = blob.as_ref().map(|(digest, len, _)| (*digest, *len));
     job.progress.event(Event::LayerConverted {
         layer: number,
         plain_len: output.plain_len,
-        blob_len: blob.as_ref().map_or(0, |(_, len, _)| *len),
+        blob_len: output.new_blob.map_or(0, |(_, len)| len),
         index_len: output.index.reference.size,
     });
     if let Some(target) = &job.target {
-        if let Some((digest, len, file)) = &blob {
-            let descriptor = lacewing_oci::describe(manifest::media(media_type::BLOB), digest, *len);
-            put(job, target, &descriptor, *digest, file).await?;
+        if let Some((digest, len, file)) = blob {
+            let descriptor = lacewing_oci::describe(manifest::media(media_type::BLOB), &digest, len);
+            put(job, target, &descriptor, digest, file).await?;
         }
         let stored = Bytes::from(std::mem::take(&mut output.index.stored));
         target
             .put_bytes(manifest::media(media_type::INDEX), stored)
             .await?;
-        if let Some(copy) = &copy {
+        if let Some(copy) = copy {
             put(job, target, layer, lacewing_oci::digest_of(layer)?, copy).await?;
         }
     }
-    output.new_blob = blob.map(|(digest, len, _)| (digest, len));
     Ok(output)
 }
 
@@ -422,11 +424,11 @@ async fn put(
     target: &Store,
     descriptor: &Descriptor,
     digest: Digest,
-    file: &TempPath,
+    file: TempPath,
 ) -> Result<(), Error> {
     let len = descriptor.size();
     let sent = |sent| job.progress.event(Event::Upload { digest, sent, len });
-    target.put_blob(descriptor, file, &sent).await?;
+    target.move_blob(descriptor, file, &sent).await?;
     Ok(())
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct LayerConverter {
     settings: Settings,
     dedup: Dedup,
     compressors: Compressors,
+    /// What happened to all layers so far.
+    counts: Counts,
     /// Blobs of earlier images, then own ones as far as they are numbered.
     earlier: usize,
     numbered: usize,
@@ -102,6 +104,7 @@ impl LayerConverter {
             settings,
             dedup,
             compressors,
+            counts: Counts::default(),
             earlier: count,
             numbered: count,
             done,
@@ -184,9 +187,11 @@ impl LayerConverter {
         let numbers = (blob, self.earlier as u16);
         let (dedup, size) = (&mut self.dedup, self.settings.chunk_size);
         let mut chunker = Chunker::new(size, numbers, dedup, &self.compressors, Arc::clone(&spool), hints);
+        chunker.before = self.counts;
         let tree = apply_layer(&mut stream, lowers, &mut chunker)?;
         chunker.finish()?;
         let (plan, hot, counts) = (chunker.plan, chunker.hot, chunker.counts);
+        self.counts.add(&counts);
         let plain = stream.finish()?;
         if plain.diff_id != input.diff_id {
             return Err(Error::Corrupt {

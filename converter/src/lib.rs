@@ -16,6 +16,7 @@
 pub mod apply;
 mod blob;
 mod chunker;
+mod compress;
 pub mod decompress;
 mod earlier;
 pub mod error;
@@ -72,7 +73,7 @@ pub struct ConvertOptions {
     pub jobs: usize,
     /// `linux/amd64` and the like; empty: all platforms of the image.
     pub platforms: Vec<String>,
-    /// Where spool files go; none: the system's folder for temporary files.
+    /// Where spool files go; none: the target, if it is a layout or archive, else the system's folder for temporary files.
     pub spool_dir: Option<std::path::PathBuf>,
 }
 

@@ -10,10 +10,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use lacewing_format::Codec;
 
 use crate::Error;
+use crate::compress::{Effort, FrameCompressor};
 use crate::error::io;
-
-/// Part of its plain length that a frame must save to be stored compressed. Below, decoding costs more than it saves.
-const MIN_SAVING: usize = 32;
 
 /// Where a frame's stored bytes are in the spool.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +104,7 @@ struct Job {
     spool: Arc<Spool>,
     number: u32,
     plain: Vec<u8>,
+    effort: Effort,
 }
 
 /// Threads that compress frames. Ends when dropped.
@@ -137,11 +136,18 @@ impl Compressors {
     }
 
     /// Compresses a frame into a spool. Blocks while the queue is full.
-    pub(crate) fn send(&self, spool: &Arc<Spool>, number: u32, plain: Vec<u8>) -> Result<(), Error> {
+    pub(crate) fn send(
+        &self,
+        spool: &Arc<Spool>,
+        number: u32,
+        plain: Vec<u8>,
+        effort: Effort,
+    ) -> Result<(), Error> {
         let job = Job {
             spool: Arc::clone(spool),
             number,
             plain,
+            effort,
         };
         self.jobs
             .as_ref()
@@ -161,61 +167,16 @@ impl Drop for Compressors {
     }
 }
 
-/// A compressor with a level's parameters, two of which are tuned: measured on frames of a Python image (59 MB, half of it
-/// shared libraries), level 3 gets 0.6 % smaller with matches of 4 bytes and tables that fit the cache, level 5 gets
-/// 1 % smaller with matches of 4 bytes and 16 instead of 4 to 32 tries, both at the same cost.
-fn compressor(level: i32) -> std::io::Result<zstd::bulk::Compressor<'static>> {
-    use zstd::zstd_safe::{CParameter, Strategy};
-    let mut compressor = zstd::bulk::Compressor::new(level)?;
-    let tuned: &[CParameter] = match level {
-        3 => &[
-            CParameter::Strategy(Strategy::ZSTD_dfast),
-            CParameter::HashLog(17),
-            CParameter::ChainLog(16),
-            CParameter::MinMatch(4),
-        ],
-        5 => &[
-            CParameter::Strategy(Strategy::ZSTD_greedy),
-            CParameter::SearchLog(4),
-            CParameter::MinMatch(4),
-        ],
-        _ => &[],
-    };
-    for parameter in tuned {
-        compressor.set_parameter(*parameter)?;
-    }
-    Ok(compressor)
-}
-
 fn work(level: i32, queue: &Receiver<Job>, give_back: &Sender<Vec<u8>>) {
-    let mut compressor = compressor(level);
-    let mut stored = Vec::new();
+    let mut compressor = FrameCompressor::new(level);
     for mut job in queue {
-        let result = match &mut compressor {
-            Ok(compressor) => frame(compressor, &job, &mut stored),
-            Err(error) => Err(Error::Io {
-                what: "zstd".to_owned(),
-                source: std::io::Error::other(error.to_string()),
-            }),
-        };
-        if let Err(error) = result {
+        let done = compressor
+            .frame(&job.plain, job.effort)
+            .and_then(|(codec, stored)| job.spool.put(job.number, codec, stored));
+        if let Err(error) = done {
             job.spool.fail(error);
         }
         job.plain.clear();
         drop(give_back.try_send(job.plain));
-    }
-}
-
-fn frame(compressor: &mut zstd::bulk::Compressor<'_>, job: &Job, stored: &mut Vec<u8>) -> Result<(), Error> {
-    stored.clear();
-    stored.reserve(zstd::zstd_safe::compress_bound(job.plain.len()));
-    compressor
-        .compress_to_buffer(&job.plain, stored)
-        .map_err(io("zstd"))?;
-    let saving = job.plain.len() / MIN_SAVING;
-    if stored.len() + saving < job.plain.len() {
-        job.spool.put(job.number, Codec::Zstd, stored)
-    } else {
-        job.spool.put(job.number, Codec::Raw, &job.plain)
     }
 }

@@ -125,6 +125,34 @@ fn an_earlier_image_makes_blobs_unneeded_and_changes_nothing_else() {
     }
 }
 
+/// Lines that are alike, as in sources.
+fn lines(count: usize) -> Vec<u8> {
+    let order = noise(7, count * 3);
+    let name = |n: u8| blake3::hash(&[n & n >> 1]).to_hex()[..7].to_owned();
+    let line = |n: &[u8; 3]| {
+        let (a, b, c) = (name(n[0]), name(n[1]), name(n[2]));
+        format!("    let {a} = self.{b}(&{c})?;\n    {b}.{a}({});\n", n[2])
+    };
+    let (order, _) = order.as_chunks::<3>();
+    order.iter().flat_map(|n| line(n).into_bytes()).collect()
+}
+
+#[test]
+fn few_new_bytes_of_a_later_version_are_compressed_harder() {
+    let (large, text) = (noise(1, 3_000_000), lines(10_000));
+    let old = Tar::default().file("large", &large).end();
+    let new = Tar::default().file("large", &large).file("text", &text).end();
+    let only = Tar::default().file("text", &text).end();
+    let first = convert(&[old], 2, Vec::new()).unwrap();
+    let mut earlier = Vec::new();
+    from_index(Index::parse(&plain(&first[0])).unwrap(), &mut earlier);
+    let later = convert(&[new], 2, earlier).unwrap();
+    let alone = convert(&[only], 2, Vec::new()).unwrap();
+    assert_eq!(later[0].counts.new, alone[0].counts.new);
+    let len = |done: &[Done]| done[0].blob.unwrap().1;
+    assert!(len(&later) < len(&alone), "{} {}", len(&later), len(&alone));
+}
+
 #[test]
 fn a_wrong_diff_id_is_corrupt() {
     let layers = image();

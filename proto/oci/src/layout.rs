@@ -7,6 +7,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     ops::Range,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +16,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use lacewing_format::Digest;
 use oci_spec::image::{Descriptor, MediaType};
 use sha2::{Digest as _, Sha256};
+use tempfile::{NamedTempFile, TempPath};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
@@ -31,6 +33,7 @@ use crate::{
 const MARKER: &str = "oci-layout";
 const MARKER_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX: &str = "index.json";
+const BLOBS: &str = "blobs/sha256";
 
 /// A layout in a folder or archive.
 pub(crate) struct Layout {
@@ -63,7 +66,7 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
 }
 
 pub(crate) fn blob_name(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
+    format!("{BLOBS}/{}", digest.hex())
 }
 
 impl Layout {
@@ -111,7 +114,7 @@ impl Layout {
         if !is_new {
             layout.check_marker()?;
         }
-        let blobs = folder.join("blobs/sha256");
+        let blobs = folder.join(BLOBS);
         fs::create_dir_all(&blobs).map_err(io(&blobs))?;
         if is_new {
             write_whole(&folder.join(INDEX), &LayoutIndex::empty().to_bytes())?;
@@ -318,7 +321,7 @@ impl Layout {
         progress: Progress<'_>,
     ) -> Result<(), Error> {
         let (digest, size) = (digest_of(descriptor)?, descriptor.size());
-        let blobs = self.folder()?.join("blobs/sha256");
+        let blobs = self.folder()?.join(BLOBS);
         if self.has_blob(descriptor)? {
             progress(size);
             return Ok(());
@@ -351,6 +354,39 @@ impl Layout {
         }
         let target = blobs.join(digest.hex());
         blocking(move || keep(temporary, &target)).await
+    }
+
+    /// A folder from which files can become blobs without being copied.
+    pub(crate) fn spool_dir(&self) -> Option<PathBuf> {
+        Some(self.folder().ok()?.join(BLOBS))
+    }
+
+    /// Makes a file a blob whose bytes were compared with the digest when they were written. Blocking. Gives the file back
+    /// if it lies on another file system, and has to be copied.
+    pub(crate) fn move_blob(
+        &self,
+        descriptor: &Descriptor,
+        file: TempPath,
+    ) -> Result<Option<TempPath>, Error> {
+        let (digest, size) = (digest_of(descriptor)?, descriptor.size());
+        if self.has_blob(descriptor)? {
+            return Ok(None);
+        }
+        let handle = File::open(&file).map_err(io(&file))?;
+        let len = handle.metadata().map_err(io(&file))?.len();
+        if len != size {
+            let what = format!("{} for {digest}", file.display());
+            let reason = format!("the file has {len} bytes instead of {size}");
+            return Err(Error::Invalid { what, reason });
+        }
+        handle.set_permissions(readable()).map_err(io(&file))?;
+        handle.sync_all().map_err(io(&file))?;
+        let target = self.folder()?.join(blob_name(&digest));
+        match file.persist(&target) {
+            Ok(()) => sync_folder(&target).map(|()| None),
+            Err(error) if error.error.kind() == std::io::ErrorKind::CrossesDevices => Ok(Some(error.path)),
+            Err(error) => Err(io(&target)(error.error)),
+        }
     }
 
     /// Writes a small blob. Blocking.
@@ -400,22 +436,31 @@ pub(crate) enum Entry<'a> {
     Named(&'a str),
 }
 
+/// Permissions of blobs: everybody may read them.
+fn readable() -> fs::Permissions {
+    fs::Permissions::from_mode(0o644)
+}
+
 /// A new file in `folder` that vanishes unless it is kept; readable by all, as blobs are.
-fn new_temporary(folder: &Path) -> Result<tempfile::NamedTempFile, Error> {
-    use std::os::unix::fs::PermissionsExt as _;
+fn new_temporary(folder: &Path) -> Result<NamedTempFile, Error> {
     tempfile::Builder::new()
         .prefix(".new-")
-        .permissions(fs::Permissions::from_mode(0o644))
+        .permissions(readable())
         .tempfile_in(folder)
         .map_err(io(folder))
 }
 
 /// Brings a file's bytes to the disk, then gives it its name, then brings that to the disk.
-pub(crate) fn keep(temporary: tempfile::NamedTempFile, target: &Path) -> Result<(), Error> {
+pub(crate) fn keep(temporary: NamedTempFile, target: &Path) -> Result<(), Error> {
     temporary.as_file().sync_all().map_err(io(target))?;
     temporary
         .persist(target)
         .map_err(|error| io(target)(error.error))?;
+    sync_folder(target)
+}
+
+/// Brings a file's name to the disk.
+fn sync_folder(target: &Path) -> Result<(), Error> {
     let folder: PathBuf = target.parent().map(Path::to_owned).unwrap_or_default();
     File::open(&folder)
         .and_then(|folder| folder.sync_all())

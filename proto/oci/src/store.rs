@@ -3,7 +3,7 @@
 use std::{
     io,
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -16,6 +16,7 @@ use futures::{
 };
 use lacewing_format::Digest;
 use oci_spec::image::{Descriptor, MediaType};
+use tempfile::TempPath;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::{
@@ -264,6 +265,42 @@ impl Store {
         match &self.inner {
             Inner::Registry(repository) => repository.put_blob(descriptor, file, progress).await,
             Inner::Layout(layout) => layout.put_blob(descriptor, file, progress).await,
+        }
+    }
+
+    /// Where files for [`Store::move_blob`] are best written: from a layout's own folder they become blobs without a copy.
+    /// None: anywhere.
+    pub fn spool_dir(&self) -> Option<PathBuf> {
+        match &self.inner {
+            Inner::Registry(_) => None,
+            Inner::Layout(layout) => layout.spool_dir(),
+        }
+    }
+
+    /// As [`Store::put_blob`], with a file that the caller gives up, and whose bytes the caller has compared with the
+    /// digest while writing them. In a layout on the same file system it becomes the blob itself.
+    ///
+    /// # Errors
+    /// `Invalid` if the file has not the descriptor's size.
+    pub async fn move_blob(
+        &self,
+        descriptor: &Descriptor,
+        file: TempPath,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), Error> {
+        let file = match &self.inner {
+            Inner::Registry(_) => Some(file),
+            Inner::Layout(layout) => {
+                let descriptor = descriptor.clone();
+                blocking(layout, move |layout| layout.move_blob(&descriptor, file)).await?
+            }
+        };
+        match file {
+            Some(file) => self.put_blob(descriptor, &file, progress).await,
+            None => {
+                progress(descriptor.size());
+                Ok(())
+            }
         }
     }
 

@@ -240,6 +240,56 @@ async fn a_file_that_is_not_its_digest_is_refused() {
     );
 }
 
+/// A file in `folder` that vanishes unless it is taken over.
+fn given_up(folder: &Path, content: &[u8]) -> tempfile::TempPath {
+    let file = tempfile::NamedTempFile::new_in(folder).unwrap();
+    std::fs::write(file.path(), content).unwrap();
+    file.into_temp_path()
+}
+
+#[tokio::test]
+async fn a_file_is_taken_over_as_a_blob() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("l");
+    let store = open(quick(), &format!("oci:{}", place.display()), Access::Write).await;
+    let near = store.spool_dir().unwrap();
+    // Another file system, where this machine has one: the file is copied then.
+    let far = Path::new("/dev/shm");
+    for (content, from) in [(&b"near"[..], near.as_path()), (b"far", far)] {
+        if !from.is_dir() {
+            continue;
+        }
+        let descriptor = describe(MediaType::ImageLayer, &Digest::of(content), content.len() as u64);
+        let file = given_up(from, content);
+        let (path, inode) = (file.to_path_buf(), std::fs::metadata(&file).unwrap().ino());
+        let told = std::sync::atomic::AtomicU64::new(0);
+        let progress = |sent| told.store(sent, std::sync::atomic::Ordering::SeqCst);
+        store.move_blob(&descriptor, file, &progress).await.unwrap();
+        assert!(!path.exists());
+        assert_eq!(told.into_inner(), descriptor.size());
+        let blob = near.join(Digest::of(content).hex());
+        assert_eq!(std::fs::read(&blob).unwrap(), content);
+        let metadata = std::fs::metadata(&blob).unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o644);
+        assert!(from == far || metadata.ino() == inode, "it was copied");
+        // It is there now: the second file just goes.
+        let again = given_up(from, content);
+        store.move_blob(&descriptor, again, &|_| {}).await.unwrap();
+        assert_eq!(std::fs::metadata(&blob).unwrap().ino(), metadata.ino());
+    }
+    let descriptor = describe(MediaType::ImageLayer, &Digest::of(b"abc"), 3);
+    let short = given_up(&near, b"ab");
+    let error = store.move_blob(&descriptor, short, &|_| {}).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    assert!(!store.has_blob(&descriptor).await.unwrap());
+    assert_eq!(
+        std::fs::read_dir(near).unwrap().count(),
+        2,
+        "nothing is left behind"
+    );
+}
+
 #[tokio::test]
 async fn what_is_no_layout_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
