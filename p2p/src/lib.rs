@@ -24,6 +24,7 @@
 //!
 //! FUSE, snapshots, tar, what a piece contains.
 
+pub mod driver;
 pub mod error;
 pub mod identity;
 pub mod limits;
@@ -33,5 +34,6 @@ pub mod store;
 pub mod swarm;
 pub mod transport;
 
+pub use driver::Node;
 pub use error::FetchError;
 pub use piece::{Class, PieceId};

@@ -17,6 +17,9 @@ use crate::piece::PieceId;
 /// Pieces in memory: what a parent sends to four children while it is new.
 const MEMORY: u64 = 16 << 20;
 
+/// By then a file was written, or could not be.
+const WRITTEN: Duration = Duration::from_secs(10);
+
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -212,17 +215,15 @@ impl State {
             if self.in_memory <= MEMORY {
                 return;
             }
-            match self.pieces.get_mut(&piece) {
-                Some(entry) if entry.on_disk => {
-                    if entry.memory.take().is_some() {
-                        self.in_memory -= u64::from(piece.len);
-                    }
+            let Some(entry) = self.pieces.get_mut(&piece) else {
+                continue;
+            };
+            if entry.on_disk {
+                if entry.memory.take().is_some() {
+                    self.in_memory -= u64::from(piece.len);
                 }
-                // Its file is being written, or could not be.
-                Some(entry) if entry.at.elapsed() > Duration::from_secs(10) => {
-                    gone.extend(self.remove(&piece))
-                }
-                _ => {}
+            } else if entry.at.elapsed() > WRITTEN {
+                gone.extend(self.remove(&piece));
             }
         }
     }
