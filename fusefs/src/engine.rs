@@ -1,6 +1,5 @@
 //! The crate's front: layers in, directories out.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -11,14 +10,13 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::background;
 use crate::catalogue::{Catalogue, LayerEntry, PackEntry};
-use crate::erofs::KernelTrees;
 use crate::error::{Error, IoContext, Result};
 use crate::fetch::{Fetcher, FetcherOptions};
 use crate::fuse::Server;
 use crate::indexes::{Indexes, MappedIndex};
-use crate::layer::Layer;
+use crate::layer::{Layer, Layers};
 use crate::lock;
-use crate::options::{Feature, Features, Options};
+use crate::options::{Feature, Features, Options, Way};
 use crate::probe::probe;
 use crate::report::{Counters, LayerId, LayerStatus, Shown};
 use crate::restore::{Restored, restore};
@@ -26,6 +24,8 @@ use crate::session::{Connection, Serving, place};
 use crate::store::pack::{BootId, Identity, Pack};
 use crate::store::places::Places;
 use crate::tally::Tally;
+use crate::trees::fuse::{Forest, FuseTrees, TreeKind, TreeServer};
+use crate::trees::kernel::KernelTrees;
 use crate::trees::{TreeParts, Trees};
 use crate::volumes::{Volume, Volumes};
 use crate::wire;
@@ -35,16 +35,20 @@ use crate::wire;
 pub struct Engine {
     options: Options,
     features: Features,
+    way: Way,
     trees: Box<dyn Trees>,
     boot: BootId,
     indexes: Indexes,
     catalogue: Mutex<Catalogue>,
-    layers: RwLock<BTreeMap<LayerId, Arc<Layer>>>,
+    layers: Arc<Layers>,
     volumes: Arc<Volumes>,
     fetcher: Arc<Fetcher>,
     tally: Arc<Tally>,
     completing: UnboundedSender<Arc<Layer>>,
+    forest: Arc<Forest>,
     server: Mutex<Weak<Server>>,
+    /// Servers of trees, as far as they serve.
+    tree_servers: Mutex<Vec<(TreeKind, Weak<Server>)>>,
     /// Held as long as the store is in use.
     _lock: File,
 }
@@ -62,10 +66,8 @@ impl Engine {
         let mut catalogue = Catalogue::load(&root.join("catalogue"))?;
         let Restored { volumes, layers } = restore(&root, &indexes, &mut catalogue, boot)?;
         let features = probe(&root.join("probe"), &options.deny, &options.runtime);
-        let trees = KernelTrees {
-            obstacle: features.erofs_file.clone().and_then(Result::err),
-            directio: features.directio,
-        };
+        let (way, trees) = trees(&options, &features);
+        let layers = Arc::new(RwLock::new(layers));
         let tally = Arc::new(Tally::default());
         let fetching = FetcherOptions {
             source: options.source.clone(),
@@ -84,16 +86,19 @@ impl Engine {
         Ok(Engine {
             options,
             features,
-            trees: Box::new(trees),
+            way,
+            trees,
             boot,
             indexes,
             catalogue: Mutex::new(catalogue),
-            layers: RwLock::new(layers),
+            forest: Arc::new(Forest::new(layers.clone())),
+            layers,
             volumes,
             fetcher,
             tally,
             completing,
             server: Mutex::default(),
+            tree_servers: Mutex::default(),
             _lock: lock,
         })
     }
@@ -113,6 +118,24 @@ impl Engine {
         Ok(serving)
     }
 
+    /// Answers the kernel's requests for trees on `connection` until it ends or is stopped. The connection must be the
+    /// one that is mounted on [`crate::tree_dir`]. Layers are shown there if that is the engine's [`Engine::way`];
+    /// those that an earlier process showed there are served in any case.
+    pub fn serve_trees(&self, kind: TreeKind, connection: Connection) -> Result<Serving> {
+        let (volumes, fetcher) = (self.volumes.clone(), self.fetcher.clone());
+        let mut server = Server::new(connection, volumes, fetcher, self.tally.clone())?;
+        server.trees = Some(TreeServer::new(self.forest.clone(), kind));
+        let server = Arc::new(server);
+        if !self.options.deny.contains(&Feature::Resend) {
+            wire::resend(&server.fd).at("ask for requests again on", "/dev/fuse")?;
+        }
+        let serving = Serving::start(server.clone(), self.options.threads)?;
+        let mut servers = lock_of(&self.tree_servers);
+        servers.retain(|(other, _)| *other != kind);
+        servers.push((kind, Arc::downgrade(&server)));
+        Ok(serving)
+    }
+
     /// Takes away mounts whose devices belong to a connection that is no more: nothing would ever
     /// answer their reads.
     fn drop_stale_mounts(&self) -> Result<()> {
@@ -129,9 +152,29 @@ impl Engine {
         std::fs::write(&note, device).at("write", &note)
     }
 
+    /// Whether somebody answers for layers that are shown in the engine's way.
     fn serving(&self) -> bool {
-        let server = lock_of(&self.server).upgrade();
-        server.is_some_and(|server| !server.stopped.load(Ordering::Acquire))
+        let serves = |server: &Weak<Server>| {
+            let server = server.upgrade();
+            server.is_some_and(|server| !server.stopped.load(Ordering::Acquire))
+        };
+        match self.way {
+            Way::Fuse => {
+                let servers = lock_of(&self.tree_servers);
+                servers.iter().filter(|(_, server)| serves(server)).count() == TreeKind::ALL.len()
+            }
+            Way::Kernel | Way::Auto => serves(&lock_of(&self.server)),
+        }
+    }
+
+    /// How layers are shown: [`Way::Kernel`] or [`Way::Fuse`].
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Why layers cannot be shown on this node, if they cannot.
+    pub fn obstacle(&self) -> Option<&str> {
+        self.trees.obstacle()
     }
 
     /// What the kernel can do.
@@ -248,7 +291,7 @@ impl Engine {
     /// Mounts a layer, directly if it is complete. Does nothing if it is mounted already.
     pub fn show(&self, layer: LayerId) -> Result<Shown> {
         let layer = self.get(layer)?;
-        let direct = layer.complete();
+        let direct = self.trees.direct() && layer.complete();
         let path = self.show_layer(&layer, direct)?;
         if !direct && self.options.background {
             let _ = self.completing.send(layer);
@@ -262,7 +305,8 @@ impl Engine {
         let layer = self.get(layer)?;
         let complete = layer.complete();
         // A direct mount that stands has all its bytes, whatever became of the bitmap.
-        let direct = direct && (complete || self.trees.shown(&self.path_of(layer.id, true)));
+        let direct =
+            direct && (complete && self.trees.direct() || self.trees.shown(&self.path_of(layer.id, true)));
         let path = self.show_layer(&layer, direct)?;
         if !complete && self.options.background {
             let _ = self.completing.send(layer);
@@ -281,7 +325,8 @@ impl Engine {
         if self.trees.shown(&path) {
             return Ok(path);
         }
-        if !direct && !layer.parts.is_empty() && !self.serving() {
+        let needed = !layer.parts.is_empty() || self.way == Way::Fuse;
+        if !direct && needed && !self.serving() {
             return Err(Error::NotServing(layer.id));
         }
         let data = Engine::data_dir(&self.options.root);
@@ -295,6 +340,7 @@ impl Engine {
         let devices: Vec<PathBuf> = devices.collect();
         let tree = TreeParts {
             index: layer.index.path(),
+            view: layer.index.view(),
             devices: &devices,
         };
         self.trees.show(&tree, &path)?;
@@ -397,6 +443,24 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.fetcher.close();
+    }
+}
+
+/// The way that was asked for, or the better one that works.
+fn trees(options: &Options, features: &Features) -> (Way, Box<dyn Trees>) {
+    let root = options.root.clone();
+    let obstacle = features.erofs_file.clone().and_then(Result::err);
+    match (options.trees, &obstacle) {
+        (Way::Fuse, _) | (Way::Auto, Some(_)) => (Way::Fuse, Box::new(FuseTrees { root })),
+        (Way::Kernel, _) | (Way::Auto, None) => {
+            let directio = features.directio;
+            let trees = KernelTrees {
+                obstacle,
+                directio,
+                root,
+            };
+            (Way::Kernel, Box::new(trees))
+        }
     }
 }
 

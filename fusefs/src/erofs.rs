@@ -1,4 +1,4 @@
-//! Layers shown by the kernel: EROFS mounts of index files, by the new mount calls.
+//! EROFS mounts of files, by the new mount calls.
 //!
 //! mount(8) would go through a loop device; fsopen takes the file as it is (Linux 6.12 and later)
 //! and has no limit on the length of options.
@@ -14,12 +14,7 @@ use rustix::mount::{
 };
 
 use crate::aside;
-use crate::error::{Error, IoContext, Result};
-use crate::session::{place, unmount_all};
-use crate::trees::{TreeParts, Trees};
-
-/// Type number of EROFS in statfs(2) (uapi/linux/magic.h).
-const EROFS_MAGIC: u64 = 0xE0F5_E1E2;
+use crate::error::{Error, Result};
 
 /// Mounts an EROFS image on a directory that is there.
 pub(crate) fn mount(image: &Path, devices: &[PathBuf], directio: bool, target: &Path) -> Result<()> {
@@ -64,39 +59,5 @@ fn reason(context: Option<&OwnedFd>, errno: Errno) -> String {
         error.to_string()
     } else {
         format!("{} ({error})", words.join("; "))
-    }
-}
-
-/// Trees shown by the kernel.
-pub(crate) struct KernelTrees {
-    /// Why not, if not.
-    pub(crate) obstacle: Option<String>,
-    /// Whether devices are read without a second copy in memory.
-    pub(crate) directio: bool,
-}
-
-impl Trees for KernelTrees {
-    fn obstacle(&self) -> Option<&str> {
-        self.obstacle.as_deref()
-    }
-
-    fn show(&self, tree: &TreeParts<'_>, target: &Path) -> Result<()> {
-        if place(target).is_none() {
-            std::fs::create_dir_all(target).at("make", target)?;
-        }
-        mount(tree.index, tree.devices, self.directio, target)
-    }
-
-    fn shown(&self, target: &Path) -> bool {
-        let mounted = place(target).is_some_and(|place| place.mounted);
-        mounted && rustix::fs::statfs(target).is_ok_and(|found| found.f_type as u64 == EROFS_MAGIC)
-    }
-
-    fn hide(&self, target: &Path) -> Result<()> {
-        unmount_all(target)?;
-        match std::fs::remove_dir(target) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", target),
-            _ => Ok(()),
-        }
     }
 }

@@ -24,6 +24,7 @@ use crate::packfs::{self, Attributes, Packs, Refusal};
 use crate::session::Connection;
 use crate::store::pack::PackNumber;
 use crate::tally::{Tally, add};
+use crate::trees::fuse::{Call, TreeServer};
 use crate::volumes::Volumes;
 use crate::wire;
 
@@ -61,6 +62,8 @@ pub(crate) struct Server {
     pub(crate) fetcher: Arc<Fetcher>,
     /// Counters.
     pub(crate) tally: Arc<Tally>,
+    /// What is shown in place of packs, on a connection for trees.
+    pub(crate) trees: Option<TreeServer>,
     /// Becomes readable when the threads are to end.
     pub(crate) stop: OwnedFd,
     /// Set together with `stop`.
@@ -68,9 +71,9 @@ pub(crate) struct Server {
 }
 
 /// A READ that is answered later.
-struct LateAnswer {
-    server: Arc<Server>,
-    unique: u64,
+pub(crate) struct LateAnswer {
+    pub(crate) server: Arc<Server>,
+    pub(crate) unique: u64,
 }
 
 impl Answer for LateAnswer {
@@ -90,13 +93,18 @@ impl Answer for LateAnswer {
 }
 
 /// Error number of a refusal.
-fn errno(refusal: Refusal) -> i32 {
+pub(crate) fn errno(refusal: Refusal) -> i32 {
     match refusal {
         Refusal::NotFound => libc::ENOENT,
         Refusal::NotADirectory => libc::ENOTDIR,
         Refusal::IsADirectory => libc::EISDIR,
         Refusal::ReadOnly => libc::EROFS,
         Refusal::Unsupported => libc::ENOSYS,
+        Refusal::Gone => libc::ESTALE,
+        Refusal::NoXattr => libc::ENODATA,
+        Refusal::TooSmall => libc::ERANGE,
+        Refusal::Invalid => libc::EINVAL,
+        Refusal::Damaged => libc::EIO,
     }
 }
 
@@ -113,6 +121,7 @@ impl Server {
             volumes,
             fetcher,
             tally,
+            trees: None,
             stop: eventfd(0, EventfdFlags::CLOEXEC).at("make", "an eventfd")?,
             stopped: AtomicBool::new(false),
         })
@@ -171,7 +180,7 @@ struct Thread {
 }
 
 /// How a request ends.
-enum Outcome {
+pub(crate) enum Outcome {
     /// With the bytes in the thread's answer buffer.
     Body,
     /// With an error.
@@ -201,6 +210,18 @@ impl Thread {
 
     fn outcome(&mut self, header: &InHeader, len: usize) -> Outcome {
         let body = size_of::<InHeader>()..len;
+        if let Some(trees) = &self.server.trees {
+            let mut call = Call {
+                server: &self.server,
+                header,
+                body: &self.request[body.clone()],
+                answer: &mut self.answer,
+                data: &mut self.data,
+            };
+            if let Some(outcome) = trees.outcome(&mut call) {
+                return outcome;
+            }
+        }
         match Opcode::from(header.opcode) {
             Opcode::Read => match wire::take::<ReadIn>(&self.request[body]) {
                 Some((read, _)) => self.read(header, &read),

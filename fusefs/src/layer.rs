@@ -1,7 +1,8 @@
 //! A layer: its index, its packs, how much of it is here.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use lacewing_format::Digest;
 use lacewing_format::limits::BLOCK;
@@ -9,6 +10,9 @@ use lacewing_format::limits::BLOCK;
 use crate::indexes::MappedIndex;
 use crate::report::LayerId;
 use crate::volumes::{Description, Volume, frame_blocks};
+
+/// The layers of a node.
+pub(crate) type Layers = RwLock<BTreeMap<LayerId, Arc<Layer>>>;
 
 /// A device of a layer.
 pub(crate) struct Part {

@@ -13,7 +13,8 @@
 //!
 //! The kernel does directories, names, attributes and caching; this crate supplies bytes. Two
 //! seams keep the halves apart: [`source::BlobSource`], through which stored bytes come, and the
-//! trait in `trees`, behind which layers become directories (today by kernel mounts only).
+//! trait in `trees`, behind which layers become directories: by EROFS mounts, or by a FUSE server of
+//! whole trees where the kernel or the user's rights do not allow these.
 //!
 //! # Layout of the root
 //!
@@ -25,6 +26,7 @@
 //! | `places` | where chunks may be found on this node; hints only |
 //! | `data/` | the FUSE mount: one file for each pack |
 //! | `l/<n>`, `l/<n>c` | the layers, incomplete and complete |
+//! | `trees/plain`, `trees/xattrs` | FUSE mounts that show layers where the kernel cannot (see `trees`) |
 //! | `connection`, `lock` | which FUSE mount `l/` stands on; which process uses the store |
 //!
 //! # Invariants
@@ -64,6 +66,7 @@ pub mod fuzzing;
 mod indexes;
 mod layer;
 mod lock;
+mod mount_point;
 mod options;
 mod packfs;
 mod probe;
@@ -79,7 +82,8 @@ mod wire;
 
 pub use engine::Engine;
 pub use error::{Error, ReadError, Result};
-pub use options::{Feature, Features, Options};
+pub use options::{Feature, Features, Options, Way};
 pub use report::{Counters, LayerId, LayerStatus, Shown};
 pub use session::{Connection, Serving, mount_data};
 pub use source::{BlobSource, Class, SourceError};
+pub use trees::fuse::{TreeKind, mount_trees, tree_dir};

@@ -17,6 +17,24 @@ pub enum Feature {
     DirectIo,
     /// Asking the kernel to send requests in flight again.
     Resend,
+    /// Attributes in the answers to directory listings, for trees in user space.
+    Readdirplus,
+    /// Opening directories without a message, for trees in user space.
+    NoOpendir,
+    /// Idmapped clones of trees in user space.
+    Idmap,
+}
+
+/// How layers are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// By the kernel where it can, else by this process.
+    #[default]
+    Auto,
+    /// By EROFS mounts.
+    Kernel,
+    /// By this process, over FUSE.
+    Fuse,
 }
 
 /// How to open an [`crate::Engine`].
@@ -31,6 +49,8 @@ pub struct Options {
     /// How long a read may wait for unavailable bytes before it fails. Default 60 s: longer than a
     /// registry's restart, shorter than most liveness probes' patience.
     pub read_timeout: Duration,
+    /// How layers are shown. Default: by the kernel where it can.
+    pub trees: Way,
     /// Whether shown layers are completed in the background. Default true.
     pub background: bool,
     /// Threads that answer the kernel. Default 2: more gained nothing on two cores, and four is
@@ -52,6 +72,7 @@ impl Options {
             source,
             runtime,
             read_timeout: Duration::from_secs(60),
+            trees: Way::Auto,
             background: true,
             threads: 2,
             deny: Vec::new(),
@@ -68,4 +89,10 @@ pub struct Features {
     pub directio: bool,
     /// Whether requests in flight are sent again to the next process.
     pub resend: bool,
+    /// Whether listings of trees in user space carry attributes.
+    pub readdirplus: bool,
+    /// Whether directories of trees in user space are opened without a message.
+    pub no_opendir: bool,
+    /// Whether trees in user space can be cloned with other owners.
+    pub idmap: bool,
 }

@@ -40,6 +40,16 @@ pub(crate) enum Refusal {
     ReadOnly,
     /// The request is not understood; the kernel need not send it again.
     Unsupported,
+    /// The node's layer is no more.
+    Gone,
+    /// No xattr of this name.
+    NoXattr,
+    /// The asker's buffer is too small.
+    TooSmall,
+    /// What the node is does not fit the request.
+    Invalid,
+    /// The index cannot be read, although it was checked: the disk failed.
+    Damaged,
 }
 
 /// A name in the directory.
@@ -88,11 +98,15 @@ pub(crate) fn lookup(packs: &impl Packs, parent: u64, name: &[u8]) -> Result<Att
     if parent != ROOT {
         return Err(Refusal::NotADirectory);
     }
-    // One spelling for each pack: no sign, no leading zero.
-    let canonical = |text: &&str| text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-    let text = std::str::from_utf8(name).ok().filter(canonical);
-    let pack: PackNumber = text.and_then(|text| text.parse().ok()).ok_or(Refusal::NotFound)?;
+    let pack: PackNumber = number(name).ok_or(Refusal::NotFound)?;
     attributes(packs, node_of(pack))
+}
+
+/// Reads a name that is a number. One spelling for each: no sign, no leading zero.
+pub(crate) fn number<T: std::str::FromStr>(name: &[u8]) -> Option<T> {
+    let canonical = |text: &&str| text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+    let text = std::str::from_utf8(name).ok().filter(canonical)?;
+    text.parse().ok()
 }
 
 /// Opens a pack.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fuse_backend_rs::abi::fuse_abi::FsOptions;
 use futures::future::BoxFuture;
 use lacewing_format::limits::BLOCK;
 use lacewing_format::{
@@ -33,6 +34,7 @@ use crate::source::{BlobSource, Class, SourceError};
 use crate::store::pack::{BootId, Identity, Pack, PackNumber};
 use crate::store::places::Places;
 use crate::tally::Tally;
+use crate::trees::fuse::ALLOW_IDMAP;
 use crate::volumes::{Volume, Volumes};
 use crate::wire;
 
@@ -65,7 +67,7 @@ fn probe_in(dir: &Path, deny: &[Feature], runtime: &Handle) -> Result<Features> 
     std::fs::write(&image, bytes).at("write", &image)?;
     let plain_file = Pack::path_in(&dir.join("packs"), PACK);
     let fuse = dir.join("fuse");
-    let (resend, serving) = serve(dir, runtime)?;
+    let (resend, offered, serving) = serve(dir, runtime)?;
     let denied = |feature| deny.contains(&feature);
     // Both kinds of devices that layers get: a pack through FUSE, and its plain file.
     let tree = |directio| {
@@ -79,17 +81,29 @@ fn probe_in(dir: &Path, deny: &[Feature], runtime: &Handle) -> Result<Features> 
     };
     let directio = erofs_file.is_ok() && !denied(Feature::DirectIo) && tree(true).is_ok();
     let resend = resend && !denied(Feature::Resend);
+    let offers = |flag: u64, feature| offered & flag != 0 && !denied(feature);
     serving.stop();
     Ok(Features {
         erofs_file: Some(erofs_file),
         directio,
         resend,
+        readdirplus: offers(FsOptions::DO_READDIRPLUS.bits(), Feature::Readdirplus),
+        no_opendir: offers(FsOptions::ZERO_MESSAGE_OPENDIR.bits(), Feature::NoOpendir),
+        idmap: offers(ALLOW_IDMAP, Feature::Idmap),
     })
 }
 
+/// Whether this process is in another user namespace than the initial one, where EROFS cannot be mounted and `trusted.*`
+/// xattrs cannot be read. The initial one maps all ids to themselves (user_namespaces(7)).
+pub(crate) fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let words: Vec<&str> = map.split_whitespace().collect();
+    words != ["0", "0", "4294967295"]
+}
+
 /// Mounts and serves the probe's pack by the very code that serves all packs. Says whether the
-/// kernel knows how to send requests again.
-fn serve(dir: &Path, runtime: &Handle) -> Result<(bool, Serving)> {
+/// kernel knows how to send requests again, and what it offered.
+fn serve(dir: &Path, runtime: &Handle) -> Result<(bool, u64, Serving)> {
     let volumes = Arc::new(Volumes::default());
     volumes.insert(Arc::new(Volume::new(pack(dir)?)));
     let places = Places::open(&dir.join("places"))?;
@@ -102,8 +116,9 @@ fn serve(dir: &Path, runtime: &Handle) -> Result<(bool, Serving)> {
     let fetcher = Arc::new(Fetcher::new(options, places, volumes.clone(), tally.clone())?);
     let connection = mount_data(&dir.join("fuse"))?;
     let resend = wire::resend(&connection.fd).unwrap_or(false);
+    let offered = connection.offered;
     let server = Server::new(connection, volumes, fetcher, tally)?;
-    Ok((resend, Serving::start(Arc::new(server), 1)?))
+    Ok((resend, offered, Serving::start(Arc::new(server), 1)?))
 }
 
 /// Number of the probe's pack.

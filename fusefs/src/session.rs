@@ -42,18 +42,21 @@ const MOST_STACKED: usize = 16;
 pub struct Connection {
     /// The descriptor of /dev/fuse.
     pub fd: OwnedFd,
+    /// What the kernel offered at INIT; 0 if another process answered that.
+    pub(crate) offered: u64,
 }
 
 impl Connection {
     /// Takes a descriptor that [`mount_data`] gave to another process.
     pub fn from_fd(fd: OwnedFd) -> Connection {
-        Connection { fd }
+        Connection { fd, offered: 0 }
     }
 
     /// A second handle on the same connection, to hold while another process or engine serves it.
     pub fn try_clone(&self) -> std::io::Result<Connection> {
         Ok(Connection {
             fd: self.fd.try_clone()?,
+            offered: self.offered,
         })
     }
 }
@@ -99,35 +102,53 @@ pub(crate) fn unmount_all(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What distinguishes the connections of a node from each other.
+pub(crate) struct Terms {
+    /// Options of the mount, beside those that all have.
+    pub(crate) options: &'static str,
+    /// Flags of the mount, beside those that all have.
+    pub(crate) flags: MountFlags,
+    /// What is agreed with the kernel, if it offers it.
+    pub(crate) wanted: u64,
+}
+
 /// Mounts a new FUSE connection on `dir` and answers its INIT. What is mounted there already, dead
 /// or alive, is detached first.
 pub fn mount_data(dir: &Path) -> Result<Connection> {
+    let wanted = FsOptions::DO_READDIRPLUS | FsOptions::READDIRPLUS_AUTO;
+    let terms = Terms {
+        // Without allow_other: only root reads packs by name, and the kernel reads them for everybody.
+        options: "",
+        flags: MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        wanted: wanted.bits(),
+    };
+    mount(dir, &terms)
+}
+
+/// Mounts a new connection on these terms.
+pub(crate) fn mount(dir: &Path, terms: &Terms) -> Result<Connection> {
     unmount_all(dir)?;
     std::fs::create_dir_all(dir).at("make", dir)?;
     let device = Path::new("/dev/fuse");
     let fd = rustix::fs::open(device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open", device)?;
-    // Without allow_other: only root reads packs by name, and the kernel reads them for everybody.
     let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,max_read={MAX_READ}",
-        fd.as_raw_fd()
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,max_read={MAX_READ}{}",
+        fd.as_raw_fd(),
+        terms.options
     );
     let options = CString::new(options)
         .map_err(std::io::Error::from)
         .at("mount", dir)?;
-    let flags = MountFlags::RDONLY
-        | MountFlags::NOSUID
-        | MountFlags::NODEV
-        | MountFlags::NOEXEC
-        | MountFlags::NOATIME;
+    let flags = MountFlags::RDONLY | MountFlags::NOATIME | terms.flags;
     rustix::mount::mount("lacewing", dir, "fuse.lacewing", flags, options.as_c_str()).at("mount", dir)?;
-    initialise(&fd).inspect_err(|_| {
+    let offered = initialise(&fd, terms.wanted).inspect_err(|_| {
         let _ = unmount_all(dir);
     })?;
-    Ok(Connection { fd })
+    Ok(Connection { fd, offered })
 }
 
-/// Reads INIT, which the kernel has sent by the time mount(2) returns, and answers it.
-fn initialise(fd: &OwnedFd) -> Result<()> {
+/// Reads INIT, which the kernel has sent by the time mount(2) returns, and answers it. Returns what the kernel offered.
+fn initialise(fd: &OwnedFd, wanted: u64) -> Result<u64> {
     let broken = |reason: &str| Error::Mount {
         what: "initialise",
         path: "/dev/fuse".into(),
@@ -143,23 +164,22 @@ fn initialise(fd: &OwnedFd) -> Result<()> {
     }
     let more = wire::take::<InitIn2>(rest).map_or(0, |(more, _)| more.flags2);
     let mut answer = Vec::new();
-    wire::put(&mut answer, init_out(&init, more));
-    wire::answer(fd, header.unique, 0, &answer).at("answer INIT on", "/dev/fuse")
+    let offered = u64::from(init.flags) | u64::from(more) << 32;
+    wire::put(&mut answer, init_out(&init, offered, wanted));
+    wire::answer(fd, header.unique, 0, &answer).at("answer INIT on", "/dev/fuse")?;
+    Ok(offered)
 }
 
 /// What is agreed with the kernel. The same for every release that may take the connection over.
-fn init_out(init: &InitIn, flags2: u32) -> InitOut {
-    let offered = FsOptions::from_bits_truncate(u64::from(init.flags) | u64::from(flags2) << 32);
-    let wanted = FsOptions::ASYNC_READ
+fn init_out(init: &InitIn, offered: u64, wanted: u64) -> InitOut {
+    let all = FsOptions::ASYNC_READ
         | FsOptions::ASYNC_DIO
         | FsOptions::PARALLEL_DIROPS
         | FsOptions::MAX_PAGES
         | FsOptions::EXPLICIT_INVAL_DATA
-        | FsOptions::DO_READDIRPLUS
-        | FsOptions::READDIRPLUS_AUTO
         | FsOptions::INIT_EXT
         | FsOptions::HAS_RESEND;
-    let flags = (wanted & offered).bits();
+    let flags = (all.bits() | wanted) & offered;
     InitOut {
         major: 7,
         minor: init.minor.min(MINOR),

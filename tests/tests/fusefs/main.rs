@@ -9,3 +9,4 @@ mod node;
 mod reading;
 mod source;
 mod takeover;
+mod trees;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lacewing_fusefs::{Connection, Engine, LayerId, Options, Serving, mount_data};
+use lacewing_fusefs::{
+    Connection, Engine, LayerId, Options, Serving, TreeKind, Way, mount_data, mount_trees, tree_dir,
+};
 
 use crate::image::Layer;
 use crate::source::Memory;
@@ -15,7 +17,10 @@ use crate::source::Memory;
 pub(crate) struct Node {
     pub(crate) engine: Option<Engine>,
     pub(crate) serving: Option<Serving>,
+    pub(crate) tree_serving: Vec<Serving>,
     pub(crate) connection: Connection,
+    /// Connections for trees in user space, plain ones first.
+    pub(crate) trees: Vec<Connection>,
     pub(crate) source: Memory,
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) root: tempfile::TempDir,
@@ -35,16 +40,21 @@ pub(crate) fn node(change: impl Fn(&mut Options)) -> Option<Node> {
         .unwrap();
     let source = Memory::new();
     let connection = mount_data(&Engine::data_dir(root.path())).unwrap();
+    let mut probe = Options::new(root.path(), Arc::new(source.clone()), runtime.handle().clone());
+    change(&mut probe);
+    let trees = TreeKind::ALL.map(|kind| mount_trees(root.path(), kind, &probe.deny).unwrap());
     let mut node = Node {
         engine: None,
         serving: None,
+        tree_serving: Vec::new(),
         connection,
+        trees: trees.into(),
         source,
         runtime,
         root,
     };
     node.start(change);
-    if let Some(Err(reason)) = &node.engine().features().erofs_file {
+    if let Some(reason) = node.engine().obstacle() {
         eprintln!("skipped: {reason}");
         return None;
     }
@@ -57,6 +67,12 @@ pub(crate) fn quiet(options: &mut Options) {
     options.background = false;
 }
 
+/// As [`quiet`], with layers shown by the engine's own process.
+pub(crate) fn quiet_fuse(options: &mut Options) {
+    quiet(options);
+    options.trees = Way::Fuse;
+}
+
 impl Node {
     pub(crate) fn start(&mut self, change: impl Fn(&mut Options)) {
         let mut options = Options::new(
@@ -67,11 +83,16 @@ impl Node {
         change(&mut options);
         let engine = Engine::open(options).unwrap();
         self.serving = Some(engine.serve(self.connection.try_clone().unwrap()).unwrap());
+        for (kind, trees) in TreeKind::ALL.into_iter().zip(&self.trees) {
+            let trees = trees.try_clone().unwrap();
+            self.tree_serving.push(engine.serve_trees(kind, trees).unwrap());
+        }
         self.engine = Some(engine);
     }
 
     pub(crate) fn stop(&mut self) {
         self.serving.take().unwrap().stop();
+        self.tree_serving.drain(..).for_each(Serving::stop);
         self.engine = None;
     }
 
@@ -117,6 +138,9 @@ impl Drop for Node {
             }
         }
         let _ = rustix::mount::unmount(Engine::data_dir(self.root.path()), flags);
+        for kind in TreeKind::ALL {
+            let _ = rustix::mount::unmount(tree_dir(self.root.path(), kind), flags);
+        }
     }
 }
 
