@@ -1,6 +1,7 @@
 """reader.py ROOT LIST SECONDS SEED PROGRESS: reads files of a tree in random order, small and large, by read and by mmap,
 and compares what it gets with the list (JSON: path to [size, SHA-256]). The file PROGRESS grows by a byte with each file.
-Ends after SECONDS or at SIGTERM with a JSON summary; any error or wrong byte counts."""
+Ends after SECONDS or at SIGTERM with a JSON summary; any error or wrong byte counts. `longest` is what one read or page
+fault took at most, in seconds."""
 
 import hashlib
 import json
@@ -14,10 +15,31 @@ import time
 PIECE = 64 << 10
 
 
+class Longest:
+    """The longest time between `begin` and `end`."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def begin(self) -> None:
+        self.begun = time.monotonic()
+
+    def end(self) -> None:
+        self.seconds = max(self.seconds, time.monotonic() - self.begun)
+
+
+LONGEST = Longest()
+
+
 def by_read(path: str, _size: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
-        while piece := file.read(PIECE):
+        while True:
+            LONGEST.begin()
+            piece = file.read(PIECE)
+            LONGEST.end()
+            if not piece:
+                break
             digest.update(piece)
     return digest.hexdigest()
 
@@ -26,7 +48,9 @@ def by_mmap(path: str, size: int) -> str:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as mapped:
         # From the end, page by page: faults that no read-ahead foresees.
         for at in range(size - 1, -1, -16 * mmap.PAGESIZE):
+            LONGEST.begin()
             mapped[at]
+            LONGEST.end()
         return hashlib.sha256(mapped).hexdigest()
 
 
@@ -57,7 +81,7 @@ def main() -> None:
             # Read anew, not from memory. No privilege: the reader's own files.
             with open(root + path, "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    print(json.dumps(done))
+    print(json.dumps({**done, "longest": LONGEST.seconds}))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ pub(crate) enum Command {
     ///
     /// The process you start is a small supervisor. It keeps the FUSE connection and the socket, and starts a worker
     /// that does everything else; when the worker dies the next one goes on where it stopped, and containers do not
-    /// notice. SIGHUP reads the configuration anew and replaces the worker. Needs root.
+    /// notice. SIGHUP reads the configuration anew and replaces the worker; if the program's file was replaced by another
+    /// release meanwhile, the daemon turns into that. Needs root.
     Daemon(DaemonArgs),
     /// Make a lazy image of an ordinary one
     ///
@@ -89,6 +90,7 @@ pub(crate) enum Command {
 Examples:
   lacewing daemon
   lacewing daemon --root /data/lacewing --address /run/lacewing/second.sock
+  mv lacewing.new /usr/local/bin/lacewing && lacewing daemon --upgrade
 
 containerd's side (/etc/containerd/config.toml):
   [proxy_plugins.lacewing]
@@ -104,6 +106,15 @@ pub(crate) struct DaemonArgs {
     /// Configuration
     #[arg(long, value_name = "FILE", help = format!("Configuration, in TOML [default: {DEFAULT_FILE}, if it is there]"))]
     pub(crate) config: Option<PathBuf>,
+    /// Make the daemon that runs turn into the release that now lies where its program did, and return
+    #[arg(long)]
+    pub(crate) upgrade: bool,
+    /// Say whether this program could take over from an earlier release.
+    #[arg(long, hide = true)]
+    pub(crate) preflight: bool,
+    /// Standard input has what an earlier release kept.
+    #[arg(long, hide = true)]
+    pub(crate) take_over: bool,
 }
 
 /// How registries are reached; shared by all commands that read or write images.

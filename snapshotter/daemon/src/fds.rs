@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 /// The note beside the descriptors is a few hundred bytes; a longer one is not ours.
 const MAX_NOTE: usize = 4096;
-/// Listener and FUSE connection.
-const MAX_DESCRIPTORS: usize = 2;
+/// Listener, FUSE connection, and what a supervisor hands to a new release beside them: its lock and the worker's link.
+const MAX_DESCRIPTORS: usize = 4;
 
 /// What outlives a process.
 #[derive(Debug)]
@@ -101,12 +101,24 @@ pub(crate) fn send(socket: BorrowedFd<'_>, descriptors: &Descriptors) -> Result<
     if let Ok(fuse) = &descriptors.fuse {
         fds.push(fuse.fd.as_fd());
     }
+    send_message(socket, &note, &fds)
+}
+
+/// Sends a note with copies of descriptors.
+///
+/// # Errors
+/// [`PassError::Io`]; [`PassError::Malformed`] for more descriptors than are ever passed.
+pub(crate) fn send_message(
+    socket: BorrowedFd<'_>,
+    note: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), PassError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(PassError::Malformed("too many descriptors".to_owned()));
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(&note)], &mut control, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(socket, &[IoSlice::new(note)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
@@ -115,6 +127,17 @@ pub(crate) fn send(socket: BorrowedFd<'_>, descriptors: &Descriptors) -> Result<
 /// # Errors
 /// [`PassError`].
 pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Descriptors, PassError> {
+    let (note, fds) = receive_message(socket)?;
+    let note: Note =
+        serde_json::from_slice(&note).map_err(|error| PassError::Malformed(error.to_string()))?;
+    assemble(note, fds)
+}
+
+/// Receives a note with descriptors, closed on exec. Blocks as the socket does.
+///
+/// # Errors
+/// [`PassError::Io`], [`PassError::Closed`].
+pub(crate) fn receive_message(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, Vec<OwnedFd>), PassError> {
     let mut note = [0_u8; MAX_NOTE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -133,9 +156,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Descriptors, PassError> 
             fds.extend(rights);
         }
     }
-    let note: Note = serde_json::from_slice(&note[..message.bytes])
-        .map_err(|error| PassError::Malformed(error.to_string()))?;
-    assemble(note, fds)
+    Ok((note[..message.bytes].to_vec(), fds))
 }
 
 fn assemble(note: Note, fds: Vec<OwnedFd>) -> Result<Descriptors, PassError> {

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,10 +17,21 @@ const RETRY: Duration = Duration::from_millis(10);
 /// A lock held until dropped, or until the process dies in whatever way.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl Lock {
+    /// A lock that another program took and handed on: it is held by whoever has the open file.
+    pub(crate) fn adopt(file: OwnedFd) -> Lock {
+        Lock { file: file.into() }
+    }
+
     /// Takes the lock, or returns None if another process holds it. The file then names the holder's pid.
     ///
     /// # Errors
@@ -42,7 +54,7 @@ impl Lock {
         let _ = file.set_len(0);
         let _ = file.seek(SeekFrom::Start(0));
         let _ = writeln!(file, "{}", std::process::id());
-        Ok(Some(Lock { _file: file }))
+        Ok(Some(Lock { file }))
     }
 
     /// Takes the lock, waiting at most `patience` for its holder to go. None: it did not.

@@ -36,6 +36,7 @@ mod registry;
 mod status;
 mod succession;
 mod supervisor;
+mod upgrade;
 mod worker;
 
 use std::process::ExitCode;

@@ -36,7 +36,19 @@ pub(crate) fn run(args: &StatusArgs) -> Result<()> {
     print(&status.text())
 }
 
-async fn ask(address: &Path) -> Result<StatusResponse> {
+/// The worker that answers now; None if none does.
+pub(crate) fn worker_pid(address: &Path) -> Option<u32> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    runtime
+        .block_on(ask(address))
+        .ok()
+        .map(|answer| answer.worker_pid)
+}
+
+pub(crate) async fn ask(address: &Path) -> Result<StatusResponse> {
     if !address.exists() {
         bail!(
             "no daemon: {} does not exist (another socket: --address)",

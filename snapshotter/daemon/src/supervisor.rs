@@ -8,28 +8,32 @@
 //!   was in flight. Readers wait a moment.
 //! - The supervisor dies (kill -9): the worker serves on as an orphan. The next supervisor asks it for the descriptors
 //!   ([`crate::succession`]); it hands them over and exits. Two lock files keep the two apart.
+//! - SIGHUP with another release in the program's place: this process turns into it ([`crate::upgrade`]).
 //! - SIGTERM: the worker ends what it answers, then both exit. Layer mounts stay. Under systemd the descriptors lie in
 //!   the unit's descriptor store meanwhile (`FileDescriptorStoreMax=`), so readers only wait until the next start;
 //!   without it, readers of bytes that are not on plain files get errors, and the next start shows the layers anew.
 //! - Everything is killed at once: the FUSE mount is dead and is replaced at the next start.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Overrides};
-use crate::fds::{self, Descriptors, Sign};
+use crate::fds::{self, Sign};
 use crate::lock::{self, Lock};
 use crate::oversight::{Action, Oversight, Patience};
+use crate::upgrade::{self, Kept, Program};
 use crate::{acquire, cli, limits};
 
 /// The worker ends what it answers within this time, then it is killed.
@@ -40,38 +44,44 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Anything that keeps the first worker from being started; nothing later.
 pub(crate) fn run(args: &cli::DaemonArgs, log_level: Option<&str>) -> Result<()> {
+    if args.preflight {
+        upgrade::unblock()?;
+    }
     let config = load(args)?;
+    if upgrade::other_face(args, &config)? {
+        return Ok(());
+    }
     limits::ask_to_be_spared();
     let signals = block_signals()?;
     acquire::directories(&config)?;
+    let kept = match args.take_over {
+        true => upgrade::take_over()?,
+        false => begin(&config)?,
+    };
+    info!(root = %config.root.display(), address = %config.address.display(), "supervisor started");
+    let mut supervisor = Supervisor::new(args, log_level, config, signals, kept)?;
+    supervisor.watch()
+}
+
+/// Gets the lock and the descriptors.
+fn begin(config: &Config) -> Result<Kept> {
     let path = config.root.join("supervisor.lock");
-    let Some(_lock) = Lock::try_take(&path)? else {
+    let Some(lock) = Lock::try_take(&path)? else {
         bail!(
             "another daemon (pid {}) runs on {}",
             lock::holder(&path),
             config.root.display()
         );
     };
-    let descriptors = acquire::descriptors(&config)?;
+    let descriptors = acquire::descriptors(config)?;
     acquire::deposit(&descriptors);
-    info!(root = %config.root.display(), address = %config.address.display(), "supervisor started");
-    let now = Instant::now();
-    let patience = Patience {
-        watchdog: config.watchdog,
-        silence: config.silence,
-    };
-    let mut supervisor = Supervisor {
-        args: args.clone(),
-        log_level: log_level.map(str::to_owned),
-        config,
-        signals,
+    Ok(Kept {
         descriptors,
+        lock,
         worker: None,
         started: 0,
         announced: false,
-        oversight: Oversight::new(patience, now),
-    };
-    supervisor.watch()
+    })
 }
 
 fn load(args: &cli::DaemonArgs) -> Result<Config> {
@@ -92,32 +102,59 @@ fn block_signals() -> Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")
 }
 
-struct Worker {
-    child: Child,
-    link: std::os::fd::OwnedFd,
-}
-
 struct Supervisor {
     args: cli::DaemonArgs,
     log_level: Option<String>,
     config: Config,
     signals: SignalFd,
-    descriptors: Descriptors,
-    worker: Option<Worker>,
-    started: u64,
-    announced: bool,
+    kept: Kept,
+    program: Program,
     oversight: Oversight,
 }
 
 impl Supervisor {
+    fn new(
+        args: &cli::DaemonArgs,
+        log_level: Option<&str>,
+        config: Config,
+        signals: SignalFd,
+        kept: Kept,
+    ) -> Result<Supervisor> {
+        let patience = Patience {
+            watchdog: config.watchdog,
+            silence: config.silence,
+        };
+        let now = Instant::now();
+        let mut supervisor = Supervisor {
+            args: args.clone(),
+            log_level: log_level.map(str::to_owned),
+            config,
+            signals,
+            kept,
+            program: Program::of(std::process::id())?,
+            oversight: Oversight::new(patience, now),
+        };
+        if let Some((pid, _)) = supervisor.kept.worker {
+            info!(
+                pid,
+                "release {} has taken over; replacing the worker",
+                env!("CARGO_PKG_VERSION")
+            );
+            supervisor.oversight.started(now);
+            supervisor.oversight.ready(now);
+            supervisor.signal(Signal::SIGTERM);
+        }
+        Ok(supervisor)
+    }
+
     fn watch(&mut self) -> Result<()> {
         loop {
             while let Some(action) = self.oversight.due(Instant::now()) {
                 self.act(action);
             }
             self.wait();
-            if let Some(worker) = &self.worker {
-                self.listen_to(worker.link.try_clone().context("duplicating the worker's link")?);
+            if let Some((_, link)) = &self.kept.worker {
+                self.listen_to(link.try_clone().context("duplicating the worker's link")?);
             }
             while let Ok(Some(signal)) = self.signals.read_signal() {
                 match Signal::try_from(signal.ssi_signo as i32) {
@@ -134,8 +171,8 @@ impl Supervisor {
         match action {
             Action::Start => match self.start() {
                 Ok(worker) => {
-                    self.started += 1;
-                    self.worker = Some(worker);
+                    self.kept.started += 1;
+                    self.kept.worker = Some(worker);
                     self.oversight.started(Instant::now());
                 }
                 Err(error) => {
@@ -154,7 +191,7 @@ impl Supervisor {
         }
     }
 
-    fn start(&self) -> Result<Worker> {
+    fn start(&self) -> Result<(u32, OwnedFd)> {
         let (ours, theirs) = fds::pair().context("socketpair")?;
         let config = serde_json::to_string(&self.config)?;
         // /proc/self/exe is this very release, also after the file was replaced by another one.
@@ -169,21 +206,21 @@ impl Supervisor {
             .env("MALLOC_TRIM_THRESHOLD_", "131072")
             // Ctrl-C in a terminal is for the supervisor, which then ends the worker in order.
             .process_group(0)
-            .args(["worker", "--config", &config, "--restarts", &self.started.to_string()])
+            .args(["worker", "--config", &config, "--restarts", &self.kept.started.to_string()])
             .stdin(Stdio::from(theirs))
             .spawn()
             .context("starting the worker")?;
-        let worker = Worker { child, link: ours };
-        fds::send(worker.link.as_fd(), &self.descriptors)?;
-        Ok(worker)
+        // Known by its number alone from here on: a later release inherits it as that.
+        fds::send(ours.as_fd(), &self.kept.descriptors)?;
+        Ok((child.id(), ours))
     }
 
     /// Sleeps until a signal, a word of the worker or the next due action.
     fn wait(&self) {
         let sleep = self.oversight.sleep(Instant::now()) + Duration::from_millis(1);
         let mut polled = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(worker) = &self.worker {
-            polled.push(PollFd::new(worker.link.as_fd(), PollFlags::POLLIN));
+        if let Some((_, link)) = &self.kept.worker {
+            polled.push(PollFd::new(link.as_fd(), PollFlags::POLLIN));
         }
         let timeout = PollTimeout::try_from(sleep).unwrap_or(PollTimeout::MAX);
         // An interrupted poll is as good as one that found something: the loop looks at everything anyway.
@@ -203,8 +240,8 @@ impl Supervisor {
     }
 
     fn announce(&mut self) {
-        let pid = self.worker.as_ref().map_or(0, |worker| worker.child.id());
-        if std::mem::replace(&mut self.announced, true) {
+        let pid = self.kept.worker.as_ref().map_or(0, |(pid, _)| *pid);
+        if std::mem::replace(&mut self.kept.announced, true) {
             warn!(pid, "a new worker has taken over");
             return;
         }
@@ -215,14 +252,9 @@ impl Supervisor {
     }
 
     fn reap(&mut self) {
-        let Some(worker) = &mut self.worker else { return };
-        let status = match worker.child.try_wait() {
-            Ok(None) => return,
-            Ok(Some(status)) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
-        let pid = worker.child.id();
-        self.worker = None;
+        let Some((pid, _)) = self.kept.worker else { return };
+        let Some(status) = ended(pid) else { return };
+        self.kept.worker = None;
         let pause = self.oversight.died(Instant::now());
         warn!(
             pid,
@@ -231,17 +263,17 @@ impl Supervisor {
     }
 
     fn signal(&self, signal: Signal) {
-        let Some(worker) = &self.worker else { return };
-        let Ok(pid) = i32::try_from(worker.child.id()) else {
-            return;
-        };
+        let Some((pid, _)) = self.kept.worker else { return };
+        let Ok(pid) = i32::try_from(pid) else { return };
         // It may have died meanwhile; it is not reaped yet, so the pid is still its own.
         let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
     }
 
     /// No worker came to serve: whoever waits for bytes gets an error, and new layers a new connection.
     fn abort(&mut self) {
-        let Ok(fuse) = &self.descriptors.fuse else { return };
+        let Ok(fuse) = &self.kept.descriptors.fuse else {
+            return;
+        };
         error!(
             "no worker has served for {:?}: aborting the FUSE connection; running containers get errors for bytes \
              that are not here, until they are started anew",
@@ -249,12 +281,18 @@ impl Supervisor {
         );
         acquire::abort(&self.config, &fuse.device);
         self.signal(Signal::SIGKILL);
-        self.descriptors.fuse = acquire::new_connection(&self.config);
-        acquire::deposit(&self.descriptors);
+        self.kept.descriptors.fuse = acquire::new_connection(&self.config);
+        acquire::deposit(&self.kept.descriptors);
     }
 
-    /// A configuration that is wrong changes nothing.
+    /// A configuration that is wrong changes nothing; nor does a new release that cannot take over.
     fn reload(&mut self) {
+        if self.program.replaced() {
+            info!("the program was replaced, handing over to the new release");
+            if let Err(error) = upgrade::turn_into(&self.program, &self.config, &self.kept) {
+                error!("going on as release {}: {error:#}", env!("CARGO_PKG_VERSION"));
+            }
+        }
         match load(&self.args) {
             Ok(config) if config.root != self.config.root || config.address != self.config.address => {
                 error!(
@@ -275,8 +313,8 @@ impl Supervisor {
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         self.signal(Signal::SIGTERM);
         let end = Instant::now() + STOP_PATIENCE;
-        while let Some(worker) = &mut self.worker {
-            if worker.child.try_wait().map_or(true, |status| status.is_some()) {
+        while let Some((pid, _)) = self.kept.worker {
+            if ended(pid).is_some() {
                 break;
             }
             if Instant::now() >= end {
@@ -286,7 +324,19 @@ impl Supervisor {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        acquire::leave(&self.config, &self.descriptors);
+        acquire::leave(&self.config, &self.kept.descriptors);
         Ok(())
+    }
+}
+
+/// How a child ended; None: it has not.
+fn ended(pid: u32) -> Option<String> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?);
+    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => None,
+        Ok(WaitStatus::Exited(_, status)) => Some(format!("exit status {status}")),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("{signal}")),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
     }
 }
