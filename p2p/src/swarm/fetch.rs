@@ -124,7 +124,7 @@ impl Swarm {
             .ancestors(self.me, tree, limit, u64::from(tree.0), &mut ancestors);
         let usable = |peer: &PeerId| !flight.tried.contains(peer) && self.standing(*peer) == Standing::Good;
         let mut found = ancestors.iter().copied().find(usable);
-        if found.is_none() && flight.idle() {
+        if found.is_none() && (flight.idle() || flight.asks.len() >= MOST_ASKS) {
             let order = self.view.order(self.me, tree);
             let rank = order.map_or(0, |order| order.rank(tree.distance(self.me)));
             let earliest = (0..rank.min(STAND_INS)).filter_map(|rank| order?.at(rank));
@@ -168,7 +168,7 @@ impl Swarm {
         self.last_request += 1;
         let request = RequestId(self.last_request << FLIGHT_BITS | at as u64);
         let hint = self.hint(&piece, tree);
-        let patience = self.patience(class);
+        let patience = self.patience(&piece, class);
         let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
@@ -225,10 +225,10 @@ impl Swarm {
     }
 
     /// How long a piece may take before another source is asked, too.
-    fn patience(&self, class: Class) -> Duration {
+    fn patience(&mut self, piece: &PieceId, class: Class) -> Duration {
         let least = match class {
             Class::Blocking => self.config.hedge_blocking,
-            Class::Prefetch => self.config.hedge_prefetch,
+            Class::Prefetch => self.config.hedge_prefetch.max(self.two_windows(piece)),
         };
         let patience = self.arrival[class as usize].patience();
         patience
@@ -244,7 +244,11 @@ impl Swarm {
     }
 
     pub(super) fn promote(&mut self, at: usize, actions: &mut Vec<Action>) {
-        let hedge_at = self.now.after(self.patience(Class::Blocking));
+        let Some(piece) = self.flights[at].as_ref().map(|flight| flight.piece) else {
+            return;
+        };
+        let patience = self.patience(&piece, Class::Blocking);
+        let hedge_at = self.now.after(patience);
         let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
@@ -425,10 +429,14 @@ impl Swarm {
 
     /// Asks a second source because the first is slow, if the budget allows.
     fn hedge(&mut self, at: usize, actions: &mut Vec<Action>) {
-        let class = self.flights[at]
+        let Some((piece, class)) = self.flights[at]
             .as_ref()
-            .map_or(Class::Prefetch, |flight| flight.class);
-        let again: Time = self.now.after(self.patience(class));
+            .map(|flight| (flight.piece, flight.class))
+        else {
+            return;
+        };
+        let patience = self.patience(&piece, class);
+        let again: Time = self.now.after(patience);
         if let Some(flight) = self.flights[at].as_mut() {
             flight.hedge_at = again;
         }
@@ -440,6 +448,10 @@ impl Swarm {
         if before != (self.counts.asked, self.counts.asked_origin) {
             self.hedges_left -= 1.0;
             self.counts.hedged += 1;
+        } else if let Some(flight) = self.flights[at].as_mut() {
+            // all were asked: those that are not being asked now may be asked again
+            let asks = &flight.asks;
+            (flight.tried).retain(|peer| asks.iter().any(|ask| ask.peer == *peer));
         }
     }
 

@@ -68,7 +68,11 @@ pub struct Hint {
 pub struct Swarm {
     me: PeerId,
     config: Config,
+    /// Time as this swarm counts it: the driver's, but never backwards.
     now: Time,
+    /// The driver's time at the last event, and how far it has run back in all.
+    clock: Time,
+    run_back: u64,
     rng: Rng,
     view: Arc<View>,
     peers: Peers,
@@ -88,6 +92,8 @@ pub struct Swarm {
     acceptance: Estimate,
     rate: Rate,
     hedges_left: f64,
+    /// Median upload rate of the zone, KiB a second, and when it was computed.
+    median: Option<(u32, Time)>,
     leaf: Leaf,
     counts: Status,
     scratch: Vec<PeerId>,
@@ -110,6 +116,8 @@ impl Swarm {
             me,
             config,
             now: Time(0),
+            clock: Time(0),
+            run_back: 0,
             rng: Rng::new(seed),
             view: Arc::new(View::new(Vec::new())),
             peers: Peers::default(),
@@ -127,6 +135,7 @@ impl Swarm {
             acceptance: Estimate::default(),
             rate: Rate::default(),
             hedges_left: fetch::MOST_HEDGES,
+            median: None,
             leaf: Leaf::default(),
             counts: Status::default(),
             scratch: Vec::new(),
@@ -135,9 +144,12 @@ impl Swarm {
 
     /// Takes in one event and appends what is to be done to `actions`. Never blocks; costs microseconds.
     ///
-    /// `now` should not run backwards; if it does, the latest moment seen counts instead.
+    /// A clock that jumps does no harm: forwards, some peers are passed over too early; backwards, time goes on from where
+    /// it was.
     pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
-        self.now = self.now.max(now);
+        self.run_back = self.run_back.saturating_add(self.clock.0.saturating_sub(now.0));
+        self.clock = now;
+        self.now = Time(now.0.saturating_add(self.run_back));
         match event {
             Event::MembersChanged(view) => self.members_changed(view, actions),
             Event::Wanted { piece, class, origin } => self.wanted(piece, class, origin, actions),
@@ -202,6 +214,22 @@ impl Swarm {
             .map_or(ZoneId::default(), |member| member.zone)
     }
 
+    /// What two windows of such pieces take an ordinary node of the zone: a node that is busy but healthy may need as long
+    /// for one piece.
+    fn two_windows(&mut self, piece: &PieceId) -> Duration {
+        if self
+            .median
+            .is_none_or(|(_, at)| self.now.since(at) > MEDIAN_HOLDS)
+        {
+            let median = self.peers.median_rate(self.zone(self.me)).unwrap_or(0);
+            self.median = Some((median, self.now));
+        }
+        let usual = u64::from(self.median.map_or(0, |median| median.0));
+        let windows = u64::from(piece.len) * u64::from(self.config.window) * 2;
+        let micros = (windows.saturating_mul(1_000_000) / 1024).checked_div(usual);
+        micros.map_or(Duration::ZERO, Duration::from_micros)
+    }
+
     /// Keeps an eye on this node's own speed: one look a second while it uploads.
     fn tidy(&mut self, actions: &mut Vec<Action>) {
         if self.now.since(self.leaf.checked) < Duration::from_secs(1) {
@@ -228,6 +256,9 @@ impl Swarm {
         }
     }
 }
+
+/// For how long a median is good enough.
+const MEDIAN_HOLDS: Duration = Duration::from_millis(50);
 
 /// How long a slow node stays a leaf before it tries again.
 const LEAF_FOR: Duration = Duration::from_secs(300);

@@ -47,6 +47,9 @@ impl Peers {
     }
 
     pub(crate) fn told_rate(&mut self, peer: PeerId, zone: ZoneId, rate: u32) {
+        if self.rates.get(&peer) == Some(&(zone, rate)) {
+            return;
+        }
         if rate > 0 && (self.rates.len() < MAX_RATES || self.rates.contains_key(&peer)) {
             self.rates.insert(peer, (zone, rate));
         }

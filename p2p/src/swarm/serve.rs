@@ -143,7 +143,7 @@ impl Swarm {
 
     /// Who should answer instead of this node: the first of the tree if this node should not carry the blob, one of its own
     /// parents if its queue is long. `None` if the request stays here, as it does in doubt.
-    fn elsewhere(&self, incoming: &Incoming) -> Option<PeerId> {
+    fn elsewhere(&mut self, incoming: &Incoming) -> Option<PeerId> {
         if incoming.redirects >= self.config.redirects || !self.view.knows(incoming.tree) {
             return None;
         }
@@ -155,7 +155,8 @@ impl Swarm {
                 .into_iter()
                 .find(|peer| earlier(peer) && self.is_good(*peer));
         }
-        if self.wait(incoming) <= self.longest_wait(u64::from(incoming.piece.len)) {
+        let wait = self.wait(incoming);
+        if wait <= self.config.admit_wait || wait <= self.two_windows(&incoming.piece) {
             return None;
         }
         let mut parents = Vec::new();
@@ -203,19 +204,6 @@ impl Swarm {
             (false, Class::Prefetch) => len.saturating_mul(self.by_piece.len() as u64),
         };
         self.rate.time_for(before.saturating_add(to_come))
-    }
-
-    /// The longest wait that is taken: what two windows of pieces take an ordinary node.
-    fn longest_wait(&self, len: u64) -> Duration {
-        let usual = u64::from(self.peers.median_rate(self.zone(self.me)).unwrap_or(0));
-        let windows = len
-            .saturating_mul(u64::from(self.config.window))
-            .saturating_mul(2);
-        let windows = windows.saturating_mul(1_000_000) / 1024;
-        let usual = windows
-            .checked_div(usual)
-            .map_or(Duration::ZERO, Duration::from_micros);
-        usual.max(self.config.admit_wait)
     }
 
     /// Lets a request wait for the piece's flight, which it begins if need be.

@@ -55,7 +55,7 @@ impl Swarm {
         };
         if self.timer.set.is_none_or(|set| next < set) {
             self.timer.set = Some(next);
-            actions.push(Action::SetTimer(next));
+            actions.push(Action::SetTimer(Time(next.0.saturating_sub(self.run_back))));
         }
     }
 }
