@@ -16,6 +16,7 @@ use crate::fuse::Server;
 use crate::indexes::{Indexes, MappedIndex};
 use crate::layer::{Layer, Layers};
 use crate::lock;
+use crate::mount_point::MountPoint;
 use crate::options::{Feature, Features, Options, Way};
 use crate::probe::probe;
 use crate::report::{Counters, LayerId, LayerStatus, Shown};
@@ -145,9 +146,8 @@ impl Engine {
         if std::fs::read_to_string(&note).is_ok_and(|noted| noted == device) {
             return Ok(());
         }
-        for layer in self.all() {
-            let _one = lock_of(&layer.mounting);
-            self.trees.hide(&self.path_of(layer.id, false))?;
+        for point in self.points()?.iter().filter(|point| !point.direct) {
+            self.trees.hide(&self.path_of(point))?;
         }
         std::fs::write(&note, device).at("write", &note)
     }
@@ -283,16 +283,33 @@ impl Engine {
         layers.values().cloned().collect()
     }
 
-    fn path_of(&self, layer: LayerId, direct: bool) -> PathBuf {
-        let suffix = if direct { "c" } else { "" };
-        self.options.root.join("l").join(format!("{layer}{suffix}"))
+    fn path_of(&self, point: &MountPoint) -> PathBuf {
+        self.options.root.join("l").join(point.to_string())
+    }
+
+    /// The places where layers are shown, or were.
+    fn points(&self) -> Result<Vec<MountPoint>> {
+        let dir = self.options.root.join("l");
+        let mut points = Vec::new();
+        for entry in std::fs::read_dir(&dir).at("list", &dir)? {
+            let name = entry.at("list", &dir)?.file_name();
+            points.extend(name.to_str().and_then(MountPoint::parse));
+        }
+        points.sort_unstable();
+        Ok(points)
     }
 
     /// Mounts a layer, directly if it is complete. Does nothing if it is mounted already.
     pub fn show(&self, layer: LayerId) -> Result<Shown> {
+        self.show_copy(layer, 0)
+    }
+
+    /// As [`Engine::show`], which is copy 0: an overlay that takes a layer several times needs as many copies, because it
+    /// refuses the same mount twice. All of them last until the layer is removed.
+    pub fn show_copy(&self, layer: LayerId, copy: u32) -> Result<Shown> {
         let layer = self.get(layer)?;
         let direct = self.trees.direct() && layer.complete();
-        let path = self.show_layer(&layer, direct)?;
+        let path = self.show_layer(&layer, copy, direct)?;
         if !direct && self.options.background {
             let _ = self.completing.send(layer);
         }
@@ -301,26 +318,35 @@ impl Engine {
 
     /// Mounts a layer as it was before a restart. A layer that was direct and has lost bytes since
     /// is mounted as an incomplete one: use the path that is returned.
-    pub fn show_as(&self, layer: LayerId, direct: bool) -> Result<PathBuf> {
+    pub fn show_as(&self, layer: LayerId, copy: u32, direct: bool) -> Result<PathBuf> {
         let layer = self.get(layer)?;
         let complete = layer.complete();
         // A direct mount that stands has all its bytes, whatever became of the bitmap.
-        let direct =
-            direct && (complete && self.trees.direct() || self.trees.shown(&self.path_of(layer.id, true)));
-        let path = self.show_layer(&layer, direct)?;
+        let point = MountPoint {
+            layer: layer.id,
+            copy,
+            direct,
+        };
+        let stands = self.trees.shown(&self.path_of(&point));
+        let direct = direct && (stands || self.trees.direct() && complete);
+        let path = self.show_layer(&layer, copy, direct)?;
         if !complete && self.options.background {
             let _ = self.completing.send(layer);
         }
         Ok(path)
     }
 
-    fn show_layer(&self, layer: &Layer, direct: bool) -> Result<PathBuf> {
+    fn show_layer(&self, layer: &Layer, copy: u32, direct: bool) -> Result<PathBuf> {
         if let Some(reason) = self.trees.obstacle() {
             return Err(Error::Unsupported {
                 reason: reason.to_owned(),
             });
         }
-        let path = self.path_of(layer.id, direct);
+        let path = self.path_of(&MountPoint {
+            layer: layer.id,
+            copy,
+            direct,
+        });
         let _one = lock_of(&layer.mounting);
         if self.trees.shown(&path) {
             return Ok(path);
@@ -352,8 +378,9 @@ impl Engine {
         let layer = self.get(layer)?;
         {
             let _one = lock_of(&layer.mounting);
-            self.trees.hide(&self.path_of(layer.id, false))?;
-            self.trees.hide(&self.path_of(layer.id, true))?;
+            for point in self.points()?.iter().filter(|point| point.layer == layer.id) {
+                self.trees.hide(&self.path_of(point))?;
+            }
         }
         let mut catalogue = lock_of(&self.catalogue);
         let before = catalogue.clone();
@@ -388,12 +415,15 @@ impl Engine {
 
     /// All layers.
     pub fn status(&self) -> Vec<LayerStatus> {
-        self.all().iter().map(|layer| self.status_of(layer)).collect()
+        let points = self.points().unwrap_or_default();
+        let status_of = |layer: &Arc<Layer>| self.status_of(layer, &points);
+        self.all().iter().map(status_of).collect()
     }
 
     /// One layer.
     pub fn layer_status(&self, layer: LayerId) -> Option<LayerStatus> {
-        self.get(layer).ok().map(|layer| self.status_of(&layer))
+        let points = self.points().unwrap_or_default();
+        self.get(layer).ok().map(|layer| self.status_of(&layer, &points))
     }
 
     /// The data blobs that a layer's index points to; none for an unknown layer. Callers keep beside each blob
@@ -406,11 +436,15 @@ impl Engine {
         parts.map(|part| part.volume.pack.identity().blob).collect()
     }
 
-    fn status_of(&self, layer: &Layer) -> LayerStatus {
+    /// `points` are those of all layers, in order.
+    fn status_of(&self, layer: &Layer, points: &[MountPoint]) -> LayerStatus {
         let (present, total) = layer.present();
-        let mounts = [false, true]
-            .into_iter()
-            .map(|direct| self.path_of(layer.id, direct));
+        let first = points.partition_point(|point| point.layer < layer.id);
+        let own = points
+            .iter()
+            .skip(first)
+            .take_while(|point| point.layer == layer.id);
+        let mounts = own.map(|point| self.path_of(point));
         let mut troubles = layer
             .parts
             .iter()

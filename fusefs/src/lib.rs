@@ -25,7 +25,7 @@
 //! | `packs/<n>`, `.bits`, `.durable` | plain bytes, bitmap, checkpoint (see `store::pack`) |
 //! | `places` | where chunks may be found on this node; hints only |
 //! | `data/` | the FUSE mount: one file for each pack |
-//! | `l/<n>`, `l/<n>c` | the layers, incomplete and complete |
+//! | `l/<n>`, `l/<n>c` | the layers, incomplete and complete; `.<copy>` behind it if there are several |
 //! | `trees/plain`, `trees/xattrs` | FUSE mounts that show layers where the kernel cannot (see `trees`) |
 //! | `connection`, `lock` | which FUSE mount `l/` stands on; which process uses the store |
 //!

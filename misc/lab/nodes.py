@@ -1,5 +1,6 @@
 """containerd of either generation, and `lacewing daemon` beside it."""
 
+import itertools
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 from .paths import CACHE, PROJECT, lacewing
-from .process import Process, mounts_below, run, succeeds, unmount_below, wait_until
+from .process import CommandFailed, Process, mounts_below, run, succeeds, unmount_below, wait_until
 from .registry import Registry, fill
 
 # containerd uses faster programs for gzip if it finds some; runs must be alike on every machine.
@@ -120,6 +121,7 @@ class Containerd:
         folder.mkdir(parents=True)
         self.folder, self.generation, self.registry = folder, generation, registry
         self.socket = folder / "sock"
+        self.outputs = itertools.count(1)
         programs = containerd2_bin() if generation == 2 else Path("/usr/bin")
         self.ctr_program = programs / "ctr"
         template = "containerd2.toml" if generation == 2 else "containerd16.toml"
@@ -163,15 +165,28 @@ class Containerd:
         """Digests in the content store."""
         return set(self.ctr("content", "ls", "-q", namespace=namespace).split())
 
+    def _output(self, verb: list, *words, **options) -> str:
+        """Runs a command of ctr that runs another inside a container, and returns what both wrote.
+
+        The shim writes the inner one's output to a file. Through ctr's own pipes it is lost at times: ctr closes them when
+        the command has ended, also if they have not been opened by then.
+        """
+        log = self.folder / f"output-{next(self.outputs)}"
+        written = lambda: log.read_text(errors="backslashreplace") if log.exists() else ""
+        try:
+            return self.ctr(*verb, "--log-uri", f"file://{log}", *words, **options) + written()
+        except CommandFailed as failure:
+            raise CommandFailed(failure.command, failure.status, failure.output + written()) from None
+
     def run(self, image: str, snapshotter: str, name: str, *command, namespace: str = "default", options=(), **settings) -> str:
         """Runs a container to its end and returns its output; `options` are more ones of `ctr run`."""
-        words = ["run", "--rm", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", *options, image, name]
-        return self.ctr(*words, *command, namespace=namespace, **settings)
+        words = ["--rm", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", *options, image, name]
+        return self._output(["run"], *words, *command, namespace=namespace, **settings)
 
     def exec(self, name: str, *command, user: str = "0:0", namespace: str = "default", **options) -> str:
         """Runs a command in a running container and returns its output."""
-        words = ["task", "exec", "--exec-id", f"exec-{time.monotonic_ns()}", "--user", user, name]
-        return self.ctr(*words, *command, namespace=namespace, **options)
+        words = ["--exec-id", f"exec-{time.monotonic_ns()}", "--user", user, name]
+        return self._output(["task", "exec"], *words, *command, namespace=namespace, **options)
 
     def start_container(self, image: str, snapshotter: str, name: str, *command, namespace: str = "default", options=()) -> None:
         """Starts a container in the background; `options` are more ones of `ctr run`."""

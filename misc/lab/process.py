@@ -12,7 +12,7 @@ class CommandFailed(Exception):
     """A command ended with another status than 0; carries its output."""
 
     def __init__(self, command: list[str], status: int, output: str):
-        self.status, self.output = status, output
+        self.command, self.status, self.output = command, status, output
         super().__init__(f"{' '.join(command)}: exit status {status}\n{output[-4000:]}")
 
 

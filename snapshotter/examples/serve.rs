@@ -22,14 +22,14 @@ impl Layers for NoLayers {
         }
     }
 
-    fn show(&self, layer: u64) -> Result<ShownLayer, MountError> {
+    fn show(&self, layer: u64, _copy: u32) -> Result<ShownLayer, MountError> {
         Err(MountError {
             layer,
             reason: "no such layer".to_owned(),
         })
     }
 
-    fn show_as(&self, layer: u64, _direct: bool) -> Result<PathBuf, MountError> {
+    fn show_as(&self, layer: u64, _copy: u32, _direct: bool) -> Result<PathBuf, MountError> {
         Err(MountError {
             layer,
             reason: "no such layer".to_owned(),

@@ -68,16 +68,19 @@ pub trait Layers: Send + Sync + 'static {
 
     /// Shows a layer in the best way there is now. Called often, cheap if the layer is shown already.
     ///
+    /// Each `copy` (0, 1, ...) is a file system of its own: overlayfs refuses the same one twice, and an image may hold
+    /// a layer several times.
+    ///
     /// # Errors
     /// [`MountError`] if the layer is unknown or cannot be mounted.
-    fn show(&self, layer: u64) -> Result<ShownLayer, MountError>;
+    fn show(&self, layer: u64, copy: u32) -> Result<ShownLayer, MountError>;
 
-    /// Shows a layer in the given way, for a snapshot that had it so: after a restart and on every call
+    /// Shows a copy of a layer in the given way, for a snapshot that had it so: after a restart and on every call
     /// of Mounts, so cheap if the layer is shown already. Local state only.
     ///
     /// # Errors
     /// [`MountError`] if the layer is unknown or cannot be mounted.
-    fn show_as(&self, layer: u64, direct: bool) -> Result<PathBuf, MountError>;
+    fn show_as(&self, layer: u64, copy: u32, direct: bool) -> Result<PathBuf, MountError>;
 
     /// Forgets a layer that no snapshot uses any more. Never called while an offer is under way.
     /// May be called again for the same layer after a crash; then it does nothing.

@@ -127,7 +127,7 @@ impl Inner {
 
     /// Records the snapshot of an offered layer, once it is seen to be showable.
     fn record_lazy(&self, layer: u64, request: LayerRequest) -> Result<Offered, Error> {
-        if let Err(error) = self.layers.show(layer) {
+        if let Err(error) = self.layers.show(layer, 0) {
             self.store.note_unused(&[layer])?;
             return Ok(Offered::Ordinary {
                 reason: error.to_string(),

@@ -55,19 +55,20 @@ impl Snapshotter {
 
 impl Inner {
     fn show_again(&self) -> Result<(usize, Vec<(String, MountError)>), Error> {
-        let mut users: BTreeMap<(u64, bool), Vec<String>> = BTreeMap::new();
+        let mut users: BTreeMap<(u64, u32, bool), Vec<String>> = BTreeMap::new();
         self.store.walk(|name, record| {
             for lower in &record.lowers {
-                if let Lower::Layer { layer, direct } = *lower {
-                    users.entry((layer, direct)).or_default().push(name.to_owned());
+                if let Lower::Layer { layer, copy, direct } = *lower {
+                    let of_copy = users.entry((layer, copy, direct)).or_default();
+                    of_copy.push(name.to_owned());
                 }
             }
             true
         })?;
         let mut broken = HashMap::new();
         let mut shown = 0;
-        for ((layer, direct), snapshots) in users {
-            match self.layers.show_as(layer, direct) {
+        for ((layer, copy, direct), snapshots) in users {
+            match self.layers.show_as(layer, copy, direct) {
                 Ok(_) => shown += 1,
                 Err(error) => broken.extend(snapshots.into_iter().map(|name| (name, error.clone()))),
             }

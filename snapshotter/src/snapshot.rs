@@ -71,7 +71,13 @@ pub(crate) enum Lower {
     /// The upper directory of the snapshot with this id.
     Dir { id: u64 },
     /// A lazy layer, in the way it was shown when the snapshot was prepared.
-    Layer { layer: u64, direct: bool },
+    Layer {
+        layer: u64,
+        /// How many times the layer occurs above this one.
+        #[serde(default)]
+        copy: u32,
+        direct: bool,
+    },
 }
 
 /// One snapshot of a chain, as its children see it.

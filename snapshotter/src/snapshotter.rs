@@ -249,26 +249,30 @@ impl Inner {
 
     /// Shows what a new snapshot will stand on, top first.
     ///
-    /// A layer that is there twice is taken once, at its upper place. That changes nothing: whatever the lower
-    /// one brings, the upper one brings again over all that is between them. The kernel refuses an
-    /// overlay with the same lower directory twice.
+    /// A layer that is there several times is shown as often: without its lower places all names and bytes would be the
+    /// same, but not the link counts of directories, which overlayfs does not count where it merges several.
     fn show(&self, key: &str, chain: &[Link]) -> Result<(Vec<Lower>, Vec<PathBuf>), Error> {
         let (mut lowers, mut paths) = (Vec::new(), Vec::new());
-        let mut seen = std::collections::HashSet::new();
+        let mut copies: HashMap<u64, u32> = HashMap::new();
         for link in chain {
             let Some(layer) = link.layer else {
                 lowers.push(Lower::Dir { id: link.id });
                 paths.push(self.dirs.upper(link.id));
                 continue;
             };
-            if seen.insert(layer) {
-                let shown = self.layers.show(layer).map_err(|source| broken(key, source))?;
-                lowers.push(Lower::Layer {
-                    layer,
-                    direct: shown.direct,
-                });
-                paths.push(shown.path);
-            }
+            let next = copies.entry(layer).or_default();
+            let copy = *next;
+            *next += 1;
+            let shown = self
+                .layers
+                .show(layer, copy)
+                .map_err(|source| broken(key, source))?;
+            lowers.push(Lower::Layer {
+                layer,
+                copy,
+                direct: shown.direct,
+            });
+            paths.push(shown.path);
         }
         Ok((lowers, paths))
     }
@@ -276,9 +280,9 @@ impl Inner {
     fn mounts(&self, key: &str, record: &Record) -> Result<Vec<Mount>, Error> {
         let path = |lower: &Lower| match *lower {
             Lower::Dir { id } => Ok(self.dirs.upper(id)),
-            Lower::Layer { layer, direct } => self
+            Lower::Layer { layer, copy, direct } => self
                 .layers
-                .show_as(layer, direct)
+                .show_as(layer, copy, direct)
                 .map_err(|source| broken(key, source)),
         };
         let paths = record.lowers.iter().map(path).collect::<Result<Vec<_>, _>>()?;

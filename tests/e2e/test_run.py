@@ -5,14 +5,13 @@ import itertools
 from cases import Case, for_each
 from lab.containers import CRI, CTR, running
 from lab.corpus import REALISTIC
+from lab.images import shell, write_busybox
+from lab.process import mounts_below, run, wait_until
+from lab.rawtar import DIRECTORY, TarWriter
 from lab.walk import differences
 
 IMAGES = [*REALISTIC, "python-zstd", "python-multi", "busybox", "edge", "twice", "layers-100"]
 GENERATIONS = [1, 2]
-
-
-# See `differences`.
-MERGED = {"twice": b"/contents"}
 
 
 def layer_blobs(case: Case, name: str, content: set[str]) -> set[str]:
@@ -36,7 +35,7 @@ class Lazy(Case):
         else:
             self.assertIn("ready", node.client("-user", "0", "cri-run", reference, *image.ready))
         with running(node, how, reference, "lacewing") as container:
-            self.assert_same(differences(self.world.expected_root(name, generation, how), container.root(), self.world.since, MERGED.get(name)))
+            self.assert_same(differences(self.world.expected_root(name, generation, how), container.root(), self.world.since))
             self.assertIn("ready", container.exec(*image.ready, user=1000))
         self.assertEqual(layer_blobs(self, name, node.content(namespace)), set(), "layers came later")
 
@@ -49,7 +48,7 @@ class View(Case):
         node = self.world.node(generation).containerd
         node.pull(self.world.lazy(name), "lacewing")
         found = self.world.view_tree(node, "lacewing", name)
-        self.assert_same(differences(self.world.expected(name, generation), found, self.world.since, MERGED.get(name)))
+        self.assert_same(differences(self.world.expected(name, generation), found, self.world.since))
 
 
 @for_each(itertools.product(IMAGES, GENERATIONS))
@@ -63,3 +62,56 @@ class WithoutLacewing(Case):
         self.assertEqual(layer_blobs(self, name, node.content("converted")), self.world.layer_digests(name))
         self.assert_same(differences(expected, self.world.view_tree(node, "overlayfs", name, "converted"), self.world.since))
         self.assertIn("ready", node.run(reference, "overlayfs", f"ready-{name}", *self.world.images[name].ready, namespace="converted"))
+
+
+def often(tar: TarWriter) -> None:
+    """A layer with directories that no other has: overlayfs merges them if the image holds it twice."""
+    for path in ("often/", "often/one/", "often/one/two/", "often/replaced/", "often/replaced/in/"):
+        tar.add(path, DIRECTORY)
+    tar.add("often/one/file", data=b"often\n")
+
+
+def between(tar: TarWriter) -> None:
+    tar.add("often/.wh.replaced")
+    tar.add("often/added", data=b"added\n")
+
+
+@for_each([("incomplete", 1), ("incomplete", 2), ("complete", 2)])
+class LayerRepeated(Case):
+    """One layer four times in an image: link counts of directories tell how many layers have them."""
+
+    def check(self, complete: str, generation: int) -> None:
+        world, name = self.world, "often"
+        if name not in world.images:
+            same = world.layout.layer(often)
+            layers = [world.layout.layer(write_busybox), same, same, world.layout.layer(between), same, same]
+            world.layout.image(name, layers, {"Cmd": shell("echo ready")})
+            world.images[name] = None
+        node, lazy = world.new_node(generation, background=complete == "complete"), world.lazy(name)
+        node.containerd.pull(lazy, "lacewing")
+        self.assertEqual(layer_blobs(self, name, node.containerd.content()), set())
+        if complete == "complete":
+            node.daemon.wait_complete(lazy)
+        expected = world.expected_root(name, generation, CTR)
+        # A bare directory has as many links as it has directories in it, and two; a merged one has one.
+        self.assertEqual(expected[b"/often/one"].links, 1)
+        with running(node.containerd, CTR, lazy, "lacewing") as container:
+            self.assert_same(differences(expected, container.root(), world.since))
+        node.containerd.start_container(lazy, "lacewing", "made", "sleep", "100000")
+        for reboot in (False, True):
+            node.containerd.ctr("task", "kill", "-s", "9", "made")
+            wait_until(lambda: "STOPPED" in node.containerd.ctr("task", "ls"), "end of the container")
+            node.containerd.ctr("task", "rm", "made")
+            node.containerd.process.kill()
+            node.daemon.kill_all()
+            if reboot:
+                for point in mounts_below(node.daemon.root):
+                    run("umount", "-l", point)
+            node.daemon.start()
+            node.containerd.start()
+            node.containerd.ctr("task", "start", "-d", "made")
+            self.assertEqual(node.containerd.exec("made", "cat", "/often/one/file"), "often\n")
+        node.containerd.remove_container("made")
+        node.containerd.ctr("image", "rm", "--sync", lazy)
+        node.containerd.ctr("content", "prune", "references")
+        wait_until(lambda: not list((node.daemon.root / "l").iterdir()), "removal of the layers")

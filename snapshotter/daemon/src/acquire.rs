@@ -195,7 +195,8 @@ pub(crate) fn new_connection(config: &Config) -> Result<Fuse, String> {
     })
 }
 
-/// Detaches the dead FUSE mount and the layers over it (`l/<n>`); direct ones (`l/<n>c`) need no FUSE and stay.
+/// Detaches the dead FUSE mount and the layers over it (`l/<n>`, `l/<n>.<copy>`); direct ones (`l/<n>c`) need no FUSE and
+/// stay.
 fn detach_dead(root: &Path) -> Result<()> {
     let data = lacewing_fusefs::Engine::data_dir(root);
     let layers = root.join("l");
@@ -204,7 +205,7 @@ fn detach_dead(root: &Path) -> Result<()> {
             && mount
                 .point
                 .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+                .is_some_and(|name| !name.as_encoded_bytes().contains(&b'c'));
         if mount.point == data || is_layer {
             info!(mount = %mount.point.display(), "detaching what an earlier daemon left");
             rustix::mount::unmount(&mount.point, UnmountFlags::DETACH)

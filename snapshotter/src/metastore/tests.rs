@@ -333,6 +333,7 @@ fn what_an_active_snapshot_stands_on_is_kept_until_commit() {
     new.lowers = vec![
         Lower::Layer {
             layer: 3,
+            copy: 1,
             direct: true,
         },
         Lower::Dir { id: 1 },

@@ -47,7 +47,7 @@ impl Fake {
         look(&mut self.state.lock().unwrap())
     }
 
-    fn path(&self, layer: u64, direct: bool) -> Result<PathBuf, MountError> {
+    fn path(&self, layer: u64, copy: u32, direct: bool) -> Result<PathBuf, MountError> {
         let error = |reason: &str| MountError {
             layer,
             reason: reason.to_owned(),
@@ -59,9 +59,13 @@ impl Fake {
             if !state.held.contains(&layer) {
                 return Err(error("no such layer"));
             }
-            let path = self
-                .root
-                .join(format!("l/{layer}{}", if direct { "c" } else { "" }));
+            let suffix = if copy == 0 {
+                String::new()
+            } else {
+                format!(".{copy}")
+            };
+            let direct = if direct { "c" } else { "" };
+            let path = self.root.join(format!("l/{layer}{direct}{suffix}"));
             fs::create_dir_all(&path).map_err(|io| error(&io.to_string()))?;
             Ok(path)
         })
@@ -87,16 +91,16 @@ impl Layers for Fake {
         })
     }
 
-    fn show(&self, layer: u64) -> Result<ShownLayer, MountError> {
+    fn show(&self, layer: u64, copy: u32) -> Result<ShownLayer, MountError> {
         let direct = self.state(|state| state.direct);
         Ok(ShownLayer {
-            path: self.path(layer, direct)?,
+            path: self.path(layer, copy, direct)?,
             direct,
         })
     }
 
-    fn show_as(&self, layer: u64, direct: bool) -> Result<PathBuf, MountError> {
-        self.path(layer, direct)
+    fn show_as(&self, layer: u64, copy: u32, direct: bool) -> Result<PathBuf, MountError> {
+        self.path(layer, copy, direct)
     }
 
     async fn release(&self, layer: u64) {
@@ -331,13 +335,29 @@ async fn mounts_stay_the_same_when_a_layer_becomes_complete() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_there_twice_is_mounted_once() {
+async fn a_layer_that_is_there_several_times_is_shown_as_often() {
     let node = node();
-    let a = node.pull("sha256:a", "", Some(1)).await;
-    let b = node.pull("sha256:b", &a, Some(2)).await;
-    let c = node.pull("sha256:c", &b, Some(1)).await;
-    let mounts = node.prepare("container", &c, &[]).await.unwrap();
-    assert_eq!(lowerdir(&mounts), [node.at("l/1"), node.at("l/2")].join(":"));
+    let mut top = String::new();
+    for (chain_id, layer) in [("a", 1), ("b", 2), ("c", 1), ("d", 1)] {
+        top = node.pull(&format!("sha256:{chain_id}"), &top, Some(layer)).await;
+    }
+    let mounts = node.prepare("container", &top, &[]).await.unwrap();
+    let expected = ["l/1", "l/1.1", "l/2", "l/1.2"].map(|path| node.at(path));
+    assert_eq!(lowerdir(&mounts), expected.join(":"));
+    let node = node.restart();
+    assert_eq!(node.snapshotter.restore().await.unwrap().shown, 4);
+    assert_eq!(
+        node.snapshotter.mounts("container".to_owned()).await.unwrap(),
+        mounts
+    );
+    // Of an earlier release, which knew no copies.
+    let old: Lower = serde_json::from_str(r#"{"layer":{"layer":7,"direct":true}}"#).unwrap();
+    let expected = Lower::Layer {
+        layer: 7,
+        copy: 0,
+        direct: true,
+    };
+    assert_eq!(old, expected);
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ fn a_complete_layer_needs_no_process() {
     verify(&shown.path, &layer);
     node.start(quiet);
     verify(&first.path, &layer);
-    assert_eq!(node.engine().show_as(id, true).unwrap(), shown.path);
+    assert_eq!(node.engine().show_as(id, 0, true).unwrap(), shown.path);
 }
 
 #[test]

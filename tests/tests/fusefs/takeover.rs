@@ -45,7 +45,7 @@ fn serving_child() {
     let engine = Engine::open(options).unwrap();
     let serving = engine.serve(Connection::from_fd(fd)).unwrap();
     for status in engine.status() {
-        engine.show_as(status.id, false).unwrap();
+        engine.show_as(status.id, 0, false).unwrap();
     }
     serving.wait();
 }
@@ -105,7 +105,7 @@ fn readers_do_not_notice_that_the_server_is_killed() {
         }
         let serving = engine.serve(connection).unwrap();
         let id = engine.add_layer(&layer.index, layer.digest).unwrap();
-        let path = engine.show_as(id, false).unwrap();
+        let path = engine.show_as(id, 0, false).unwrap();
         serving.stop();
         path
     };

@@ -247,10 +247,10 @@ impl Layers for NodeLayers {
         }
     }
 
-    fn show(&self, layer: u64) -> Result<ShownLayer, MountError> {
+    fn show(&self, layer: u64, copy: u32) -> Result<ShownLayer, MountError> {
         let shown = self
             .engine
-            .show(LayerId(layer))
+            .show_copy(LayerId(layer), copy)
             .map_err(|error| mount_error(layer, &error))?;
         Ok(ShownLayer {
             path: shown.path,
@@ -258,9 +258,9 @@ impl Layers for NodeLayers {
         })
     }
 
-    fn show_as(&self, layer: u64, direct: bool) -> Result<PathBuf, MountError> {
+    fn show_as(&self, layer: u64, copy: u32, direct: bool) -> Result<PathBuf, MountError> {
         self.engine
-            .show_as(LayerId(layer), direct)
+            .show_as(LayerId(layer), copy, direct)
             .map_err(|error| mount_error(layer, &error))
     }
 

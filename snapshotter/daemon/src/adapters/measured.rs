@@ -128,16 +128,16 @@ impl<L: Layers> Layers for MeasuredLayers<L> {
         offer
     }
 
-    fn show(&self, layer: u64) -> Result<ShownLayer, MountError> {
+    fn show(&self, layer: u64, copy: u32) -> Result<ShownLayer, MountError> {
         let begun = Instant::now();
-        let shown = self.layers.show(layer);
+        let shown = self.layers.show(layer, copy);
         self.meters.shows.record(begun.elapsed());
         shown
     }
 
-    fn show_as(&self, layer: u64, direct: bool) -> Result<PathBuf, MountError> {
+    fn show_as(&self, layer: u64, copy: u32, direct: bool) -> Result<PathBuf, MountError> {
         let begun = Instant::now();
-        let shown = self.layers.show_as(layer, direct);
+        let shown = self.layers.show_as(layer, copy, direct);
         self.meters.shows.record(begun.elapsed());
         shown
     }

@@ -8,13 +8,14 @@ mod overlay;
 mod store_dir;
 mod watch;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lacewing_converter::LayerIndex;
-use lacewing_fusefs::{Engine, Serving};
+use lacewing_fusefs::{Engine, LayerId, Serving};
 use lacewing_oci::{Access, Store};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -140,9 +141,12 @@ impl Mounted {
         std::fs::create_dir_all(&data).with_context(|| format!("making directory {}", data.display()))?;
         self.serving = Some(engine.serve(lacewing_fusefs::mount_data(&data)?)?);
         let mut layers = Vec::with_capacity(indexes.len());
+        let mut copies: HashMap<LayerId, u32> = HashMap::new();
         for layer in indexes {
             let id = engine.add_layer(&layer.stored, layer.index.digest)?;
-            layers.push(engine.show(id)?.path);
+            let copy = copies.entry(id).or_default();
+            layers.push(engine.show_copy(id, *copy)?.path);
+            *copy += 1;
         }
         overlay::mount(&layers, &self.root, &self.dir)?;
         self.engine = Some(engine);

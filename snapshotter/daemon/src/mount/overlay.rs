@@ -53,33 +53,26 @@ pub(crate) fn remove_dead(dir: &Path) -> Result<()> {
 
 /// Mounts `layers` (bottom first) on `dir`.
 ///
-/// A layer that comes twice is given once, at its upper place: overlayfs refuses one directory twice, and whatever the
-/// lower one has, the upper one has too. A single layer is bound as it is: an overlay wants two directories.
+/// A single layer is bound as it is: an overlay wants two directories.
 ///
 /// # Errors
 /// The kernel's; an image without layers.
 pub(crate) fn mount(layers: &[PathBuf], store: &Path, dir: &Path) -> Result<()> {
-    let mut lower: Vec<&Path> = Vec::with_capacity(layers.len());
-    for layer in layers.iter().rev() {
-        if !lower.contains(&layer.as_path()) {
-            lower.push(layer);
-        }
-    }
-    match lower.as_slice() {
+    match layers {
         [] => bail!("the image has no layers"),
         [layer] => bind(layer, dir),
-        _ => overlay(&lower, store, dir),
+        _ => overlay(layers, store, dir),
     }
     .with_context(|| format!("mounting on {}", dir.display()))
 }
 
 /// Each layer is given by an option of its own (`lowerdir+`, Linux 6.5; layers themselves need 6.12), so that neither
 /// count nor length meets mount(2)'s page of options.
-fn overlay(lower: &[&Path], store: &Path, dir: &Path) -> Result<()> {
+fn overlay(layers: &[PathBuf], store: &Path, dir: &Path) -> Result<()> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).context("the kernel has no overlayfs")?;
     fsconfig_set_string(&overlay, "source", source(store)).context("overlay")?;
-    for layer in lower {
-        fsconfig_set_string(&overlay, "lowerdir+", *layer)
+    for layer in layers.iter().rev() {
+        fsconfig_set_string(&overlay, "lowerdir+", layer)
             .with_context(|| format!("overlay: lower directory {}", layer.display()))?;
     }
     fsconfig_create(&overlay).context("overlay")?;
