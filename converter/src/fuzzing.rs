@@ -11,7 +11,8 @@ use crate::Error;
 use crate::decompress::{PlainStream, decoder};
 use crate::frames::{self, Blobs};
 use crate::hot::Hints;
-use crate::layer::{Input, LayerConverter, Settings};
+use crate::known::Facts;
+use crate::layer::{LayerConverter, Settings, Stored};
 use crate::{index, load, manifest, verify};
 
 /// Converts the layers of an image (stored bytes, bottom first) and proves the result equal to them.
@@ -19,13 +20,15 @@ use crate::{index, load, manifest, verify};
 /// # Errors
 /// Why the layers are refused. A result that differs from its layers is a panic.
 pub fn layers(layers: &[Vec<u8>], spool_dir: &Path) -> Result<(), Error> {
-    let mut diff_ids = Vec::new();
+    let mut facts = Vec::new();
     for layer in layers {
-        diff_ids.push(
-            PlainStream::start(Cursor::new(layer.clone()), layer.len() as u64)
-                .finish()?
-                .diff_id,
-        );
+        let stored_len = layer.len() as u64;
+        let stream = PlainStream::start(Cursor::new(layer.clone()), stored_len);
+        facts.push(Facts {
+            digest: Digest::of(layer),
+            diff_id: stream.finish()?.diff_id,
+            stored_len,
+        });
     }
     let settings = Settings {
         chunk_size: 64 << 10,
@@ -35,27 +38,15 @@ pub fn layers(layers: &[Vec<u8>], spool_dir: &Path) -> Result<(), Error> {
     };
     let mut blobs: HashMap<Digest, Vec<u8>> = HashMap::new();
     let mut indexes = Vec::new();
-    let mut open = |number: usize| {
-        Ok(Input {
-            digest: Digest::of(&layers[number]),
-            diff_id: diff_ids[number],
-            stored_len: layers[number].len() as u64,
-            stream: Box::new(Cursor::new(layers[number].clone())),
-        })
-    };
+    let mut open = |number: usize| Ok(Box::new(Cursor::new(layers[number].clone())) as Stored);
     let hints = Hints::new(&["/a".to_owned()], "/");
-    LayerConverter::new(settings, Vec::new()).convert(
-        &hints,
-        layers.len(),
-        &mut open,
-        &mut |_, output| {
-            if let Some((digest, _, file)) = &output.blob {
-                blobs.insert(*digest, std::fs::read(file).map_err(crate::error::io("blob"))?);
-            }
-            indexes.push(output.index.stored);
-            Ok(())
-        },
-    )?;
+    LayerConverter::new(settings, Vec::new()).convert(&hints, &facts, &mut open, &mut |_, output| {
+        if let Some((digest, _, file)) = &output.blob {
+            blobs.insert(*digest, std::fs::read(file).map_err(crate::error::io("blob"))?);
+        }
+        indexes.push(output.index.stored);
+        Ok(())
+    })?;
     compare(layers, &indexes, &blobs)
 }
 

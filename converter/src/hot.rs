@@ -20,7 +20,7 @@ pub(crate) const RANKS: usize = 4;
 const MAX_HOT_FILE: u64 = 32 << 20;
 
 /// Paths that the image's config names: entry point, command, working directory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hints {
     programs: Vec<Vec<u8>>,
     folder: Vec<u8>,

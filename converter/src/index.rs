@@ -29,6 +29,17 @@ pub(crate) struct StoredIndex {
     pub(crate) inodes: u64,
 }
 
+impl StoredIndex {
+    /// All that is known of it, without its bytes.
+    pub(crate) fn without_bytes(&self) -> Self {
+        Self {
+            stored: Vec::new(),
+            blobs: self.blobs.clone(),
+            ..*self
+        }
+    }
+}
+
 /// Facts about the layer that the index keeps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source {

@@ -2,49 +2,31 @@
 //!
 //! Three kinds of threads: one decompresses ([`crate::decompress`]), one applies the tar and cuts chunks (the caller's),
 //! several compress frames ([`crate::spool`]). The blob of a layer is put together, and its index written, in a fourth
-//! while the next layer is read.
+//! ([`crate::finish`]) while the next layer is read.
 
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
-use lacewing_format::{Digest, Tree};
-use tempfile::TempPath;
+use lacewing_format::Tree;
 
 use crate::Error;
-use crate::apply::{apply_layer, skeleton};
-use crate::blob::{Blob, Dedup, Place, Plan, seal};
+use crate::apply::{Applied, apply, skeleton};
+use crate::blob::{Blob, Dedup, Place};
 use crate::chunker::{Chunker, Counts};
 use crate::decompress::PlainStream;
+use crate::finish::{Done, Pending, Work, finish_all};
 use crate::hot::Hints;
-use crate::index::{self, Source, StoredIndex};
+use crate::known::{self, Facts, Known, Origin};
 use crate::spool::{Compressors, Spool};
 
-/// A layer to convert.
-pub(crate) struct Input {
-    pub(crate) digest: Digest,
-    pub(crate) diff_id: Digest,
-    pub(crate) stored_len: u64,
-    /// Its stored bytes, verified at their end.
-    pub(crate) stream: Box<dyn Read + Send>,
-}
+/// A layer's stored bytes, verified at their end.
+pub(crate) type Stored = Box<dyn Read + Send>;
 
-/// A converted layer.
-pub(crate) struct Output {
-    /// Digest, length and file of the new blob; none if nothing was new.
-    pub(crate) blob: Option<(Digest, u64, TempPath)>,
-    /// The same without the file, once it is sent.
-    pub(crate) new_blob: Option<(Digest, u64)>,
-    pub(crate) index: StoredIndex,
-    pub(crate) plain_len: u64,
-    pub(crate) counts: Counts,
-    pub(crate) frames: u64,
-    pub(crate) chunks: u64,
-    /// Digest and stored length of all blobs the index points to.
-    pub(crate) blobs: Vec<(Digest, u64)>,
-}
+/// Opens a layer by its number.
+pub(crate) type Open<'a> = dyn FnMut(usize) -> Result<Stored, Error> + 'a;
 
 /// How to convert.
 #[derive(Clone, Debug)]
@@ -53,18 +35,6 @@ pub(crate) struct Settings {
     pub(crate) level: i32,
     pub(crate) jobs: usize,
     pub(crate) spool_dir: PathBuf,
-}
-
-/// A layer that is read, but whose frames may still be compressed.
-struct Pending {
-    number: usize,
-    tree: Tree,
-    plan: Plan,
-    spool: Arc<Spool>,
-    hot: Vec<(u8, Place)>,
-    counts: Counts,
-    source: Source,
-    plain_len: u64,
 }
 
 /// Converts layers that may share chunks: those of one image, and of its other platforms.
@@ -78,6 +48,7 @@ pub(crate) struct LayerConverter {
     earlier: usize,
     numbered: usize,
     done: HashMap<u16, Blob>,
+    known: Vec<Known>,
 }
 
 impl LayerConverter {
@@ -108,75 +79,91 @@ impl LayerConverter {
             earlier: count,
             numbered: count,
             done,
+            known: Vec::new(),
         }
     }
 
-    /// Converts the layers of an image. `open` gives the layers bottom first, `done` takes the results in the same order
-    /// from another thread.
+    /// Converts the layers of an image, bottom first. `open` is asked for those that were not converted before; `done` takes
+    /// the results of all, in the same order, from another thread.
     ///
     /// # Errors
     /// The first of any thread.
     pub(crate) fn convert(
         &mut self,
         hints: &Hints,
-        count: usize,
-        open: &mut dyn FnMut(usize) -> Result<Input, Error>,
-        done: &mut (dyn FnMut(usize, Output) -> Result<(), Error> + Send),
+        layers: &[Facts],
+        open: &mut Open<'_>,
+        done: &mut Done<'_>,
     ) -> Result<(), Error> {
         let blobs = std::mem::take(&mut self.done);
         let dir = self.settings.spool_dir.clone();
-        let first = self.numbered;
-        let (to_finisher, pending) = sync_channel(1);
-        let finished = std::thread::scope(|scope| {
-            let finisher = scope.spawn(move || finish_all(&pending, blobs, first, &dir, done));
-            let read = self.read_all(hints, count, open, &to_finisher);
+        let (to_finisher, work) = sync_channel(1);
+        let (blobs, known) = std::thread::scope(|scope| {
+            let finisher = scope.spawn(move || finish_all(&work, blobs, &dir, done));
+            let read = self.read_all(hints, layers, open, &to_finisher);
             drop(to_finisher);
             let finished = finisher.join().map_err(|_| Error::Stopped)?;
             match (read, finished) {
                 // The finisher's failure is why reading was stopped.
                 (Err(Error::Stopped), Err(error)) | (Ok(()), Err(error)) => Err(error),
                 (Err(error), _) => Err(error),
-                (Ok(()), Ok(blobs)) => Ok(blobs),
+                (Ok(()), Ok(finished)) => Ok(finished),
             }
         })?;
-        self.done = finished;
+        self.done = blobs;
+        self.known.extend(known);
         Ok(())
     }
 
     fn read_all(
         &mut self,
         hints: &Hints,
-        count: usize,
-        open: &mut dyn FnMut(usize) -> Result<Input, Error>,
-        out: &SyncSender<Pending>,
+        layers: &[Facts],
+        open: &mut Open<'_>,
+        out: &SyncSender<Work>,
     ) -> Result<(), Error> {
+        let hints = Arc::new(hints.clone());
+        let again = known::find(&self.known, layers, &hints);
+        let again: Vec<_> = again
+            .iter()
+            .map(|known| known.map(|known| (known.output.again(), Arc::clone(&known.origin.skeleton))))
+            .collect();
+        let unread = (0..layers.len()).filter(|&number| again[number].is_none());
+        let mut unread = unread.collect::<Vec<_>>().into_iter();
+        let mut start = |number: Option<usize>| {
+            let start = |number: usize| open(number).map(|stored| (stored, layers[number].stored_len));
+            let opened = number.map(start).transpose()?;
+            Ok::<_, Error>(opened.map(|(stored, len)| PlainStream::start(stored, len)))
+        };
+        let mut next = start(unread.next())?;
         // Layers below the present one, the topmost first.
         let mut lowers: Vec<Arc<Tree>> = Vec::new();
-        let mut next = if count > 0 { Some(start(open(0)?)) } else { None };
-        for number in 0..count {
-            let (input, stream) = next.take().ok_or(Error::Stopped)?;
-            // The following layer's decompression runs ahead, as far as its queue goes.
-            if number + 1 < count {
-                next = Some(start(open(number + 1)?));
-            }
-            let pending = self.read(number, hints, &lowers, input, stream)?;
-            if number + 1 < count {
-                lowers.insert(0, skeleton(&pending.tree));
-            }
-            out.send(pending).map_err(|_| Error::Stopped)?;
+        for (number, again) in again.into_iter().enumerate() {
+            let (work, skeleton) = if let Some((output, skeleton)) = again {
+                (Work::Again(number, Box::new(output)), skeleton)
+            } else {
+                let stream = next.take().ok_or(Error::Stopped)?;
+                // The following layer's decompression runs ahead, as far as its queue goes.
+                next = start(unread.next())?;
+                let pending = self.read(&layers[..=number], &hints, &lowers, stream)?;
+                let skeleton = Arc::clone(&pending.origin.skeleton);
+                (Work::New(Box::new(pending)), skeleton)
+            };
+            lowers.insert(0, skeleton);
+            out.send(work).map_err(|_| Error::Stopped)?;
         }
         Ok(())
     }
 
-    /// Reads one layer.
+    /// Reads the last of `layers`.
     fn read(
         &mut self,
-        number: usize,
-        hints: &Hints,
+        layers: &[Facts],
+        hints: &Arc<Hints>,
         lowers: &[Arc<Tree>],
-        input: Facts,
         mut stream: PlainStream,
     ) -> Result<Pending, Error> {
+        let (facts, below) = layers.split_last().ok_or(Error::Stopped)?;
         let blob = u16::try_from(self.numbered).map_err(|_| Error::Limit {
             what: "count of blobs",
             value: self.numbered as u64,
@@ -188,98 +175,37 @@ impl LayerConverter {
         let (dedup, size) = (&mut self.dedup, self.settings.chunk_size);
         let mut chunker = Chunker::new(size, numbers, dedup, &self.compressors, Arc::clone(&spool), hints);
         chunker.before = self.counts;
-        let tree = apply_layer(&mut stream, lowers, &mut chunker)?;
+        let Applied { tree, stands_alone } = apply(&mut stream, lowers, &mut chunker)?;
         chunker.finish()?;
         let (plan, hot, counts) = (chunker.plan, chunker.hot, chunker.counts);
         self.counts.add(&counts);
         let plain = stream.finish()?;
-        if plain.diff_id != input.diff_id {
+        if plain.diff_id != facts.diff_id {
             return Err(Error::Corrupt {
-                what: format!("tar of layer {}", input.digest),
-                expected: input.diff_id,
+                what: format!("tar of layer {}", facts.digest),
+                expected: facts.diff_id,
                 found: plain.diff_id,
             });
         }
-        let source = Source {
-            layer: input.digest,
-            diff_id: plain.diff_id,
+        let origin = Origin {
+            facts: *facts,
+            below: below.iter().map(|layer| layer.digest).collect(),
+            hints: Arc::clone(hints),
+            stands_alone,
+            skeleton: skeleton(&tree),
         };
         Ok(Pending {
-            number,
+            number: below.len(),
+            blob,
             tree,
             plan,
             spool,
             hot,
             counts,
-            source,
             plain_len: plain.len,
+            origin,
         })
     }
-}
-
-/// What is known of a layer before it is read.
-struct Facts {
-    digest: Digest,
-    diff_id: Digest,
-}
-
-fn start(input: Input) -> (Facts, PlainStream) {
-    let facts = Facts {
-        digest: input.digest,
-        diff_id: input.diff_id,
-    };
-    (facts, PlainStream::start(input.stream, input.stored_len))
-}
-
-fn finish_all(
-    pending: &Receiver<Pending>,
-    mut blobs: HashMap<u16, Blob>,
-    first: usize,
-    dir: &std::path::Path,
-    done: &mut (dyn FnMut(usize, Output) -> Result<(), Error> + Send),
-) -> Result<HashMap<u16, Blob>, Error> {
-    for layer in pending {
-        let number = layer.number;
-        let output = finish(layer, &mut blobs, first, dir)?;
-        done(number, output)?;
-    }
-    Ok(blobs)
-}
-
-/// Puts a layer's blob together and writes its index.
-fn finish(
-    layer: Pending,
-    blobs: &mut HashMap<u16, Blob>,
-    first: usize,
-    dir: &std::path::Path,
-) -> Result<Output, Error> {
-    let sealed = seal(&layer.plan, &layer.spool, dir)?;
-    let (frames, chunks) = (sealed.blob.frames.len() as u64, sealed.blob.chunks.len() as u64);
-    let blob = sealed
-        .file
-        .map(|file| (sealed.blob.digest, sealed.blob.stored_len, file));
-    blobs.insert((first + layer.number) as u16, sealed.blob);
-    // All numbers up to this layer's are there: earlier blobs, and one for each layer before.
-    let all: Vec<&Blob> = (0..=first + layer.number)
-        .filter_map(|n| blobs.get(&(n as u16)))
-        .collect();
-    let index = index::build(layer.tree, &all, &layer.hot, layer.source)?;
-    let named = index
-        .blobs
-        .iter()
-        .map(|&n| (all[usize::from(n)].digest, all[usize::from(n)].stored_len));
-    let named = named.collect();
-    let (plain_len, counts) = (layer.plain_len, layer.counts);
-    Ok(Output {
-        blob,
-        new_blob: None,
-        index,
-        plain_len,
-        counts,
-        frames,
-        chunks,
-        blobs: named,
-    })
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod compress;
 pub mod decompress;
 mod earlier;
 pub mod error;
+mod finish;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -28,6 +29,7 @@ mod hot;
 mod image;
 mod index;
 mod inspect;
+mod known;
 mod layer;
 pub mod limits;
 mod load;

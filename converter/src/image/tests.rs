@@ -5,46 +5,49 @@
 use std::path::{Path, PathBuf};
 
 use lacewing_oci::Options;
+use serde_json::json;
 
 use super::*;
 use crate::tar::build::{Tar, header, link};
 use crate::tar::kind;
 use crate::{Difference, NoProgress, check, export, inspect};
 
-/// Writes a layout with one image of gzip layers under the tag `image`.
-fn layout(dir: &Path, layers: &[Vec<u8>]) {
-    use std::io::Write;
+const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// Writes a blob; gives its descriptor.
+fn put(dir: &Path, bytes: &[u8], media_type: &str) -> Value {
     let blobs = dir.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
-    let put = |bytes: &[u8]| {
-        std::fs::write(blobs.join(Digest::of(bytes).hex()), bytes).unwrap();
-        json!({ "digest": Digest::of(bytes).to_string(), "size": bytes.len() })
-    };
-    let typed = |mut descriptor: Value, media_type: &str| {
-        descriptor["mediaType"] = json!(media_type);
-        descriptor
-    };
+    std::fs::write(blobs.join(Digest::of(bytes).hex()), bytes).unwrap();
+    json!({ "mediaType": media_type, "digest": Digest::of(bytes).to_string(), "size": bytes.len() })
+}
+
+/// Writes an image of gzip layers; gives the descriptor of its manifest.
+fn manifest(dir: &Path, architecture: &str, layers: &[Vec<u8>]) -> Value {
+    use std::io::Write;
     let diff_ids: Vec<String> = layers.iter().map(|tar| Digest::of(tar).to_string()).collect();
     let gzip = |tar: &Vec<u8>| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(tar).unwrap();
-        typed(
-            put(&encoder.finish().unwrap()),
-            "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        )
+        let stored = encoder.finish().unwrap();
+        put(dir, &stored, "application/vnd.docker.image.rootfs.diff.tar.gzip")
     };
     let config = json!({
-        "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/app"]},
+        "architecture": architecture, "os": "linux", "config": {"Cmd": ["/bin/app"]},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
+    let config_type = "application/vnd.docker.container.image.v1+json";
     let manifest = json!({
         "schemaVersion": 2,
-        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-        "config": typed(put(config.to_string().as_bytes()), "application/vnd.docker.container.image.v1+json"),
+        "mediaType": MANIFEST,
+        "config": put(dir, config.to_string().as_bytes(), config_type),
         "layers": layers.iter().map(gzip).collect::<Vec<_>>(),
     });
-    let media_type = "application/vnd.docker.distribution.manifest.v2+json";
-    let mut root = typed(put(manifest.to_string().as_bytes()), media_type);
+    put(dir, manifest.to_string().as_bytes(), MANIFEST)
+}
+
+/// Makes a layout of blobs, with `root` under the tag `image`.
+fn layout(dir: &Path, mut root: Value) {
     root["annotations"] = json!({ "org.opencontainers.image.ref.name": "image" });
     let index = json!({ "schemaVersion": 2, "manifests": [root] });
     std::fs::write(dir.join("index.json"), index.to_string()).unwrap();
@@ -81,10 +84,15 @@ struct World {
 
 impl World {
     fn new(layers: &[Vec<u8>]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        layout(&dir.path().join("src"), layers);
+        let world = Self::empty();
+        let src = world.path("src");
+        layout(&src, manifest(&src, "amd64", layers));
+        world
+    }
+
+    fn empty() -> Self {
         Self {
-            dir,
+            dir: tempfile::tempdir().unwrap(),
             client: Client::new(Options::default()).unwrap(),
         }
     }
@@ -254,4 +262,28 @@ async fn damage_of_any_blob_is_noticed() {
         std::fs::write(&path, &bytes).unwrap();
     }
     assert_eq!(world.check("out").await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn platforms_share_what_is_the_same() {
+    let world = World::empty();
+    let src = world.path("src");
+    let shared = Tar::default().dir("srv").file("srv/app", &[7; 100_000]).end();
+    let platform = |architecture: &str| {
+        let own = Tar::default().dir("bin").file("bin/app", architecture.as_bytes());
+        let mut descriptor = manifest(&src, architecture, &[own.end(), shared.clone()]);
+        descriptor["platform"] = json!({ "os": "linux", "architecture": architecture });
+        descriptor
+    };
+    let manifests = [platform("amd64"), platform("arm64")];
+    let index = json!({ "schemaVersion": 2, "manifests": manifests });
+    layout(
+        &src,
+        put(&src, index.to_string().as_bytes(), crate::manifest::INDEX),
+    );
+    let report = world.convert("dst", "a", &options()).await.unwrap();
+    let layers: Vec<_> = report.images.iter().map(|image| &image.layers[1]).collect();
+    assert_eq!((report.images.len(), &layers[0].index), (2, &layers[1].index));
+    assert_eq!((layers[0].new_len, layers[1].new_len), (100_000, 0));
+    assert_eq!(world.check("dst").await.unwrap(), []);
 }

@@ -4,14 +4,17 @@
 
 use std::io::Cursor;
 
-use lacewing_format::Index;
+use lacewing_format::{Digest, Index};
 
 use super::*;
 use crate::blob::from_index;
+use crate::finish::Output;
+use crate::index;
 use crate::tar::build::Tar;
 
 struct Done {
     blob: Option<(Digest, u64)>,
+    digest: Digest,
     index: Vec<u8>,
     counts: Counts,
 }
@@ -46,39 +49,52 @@ fn image() -> Vec<Vec<u8>> {
     vec![bottom.end(), top.end()]
 }
 
-fn convert(layers: &[Vec<u8>], jobs: usize, earlier: Vec<Blob>) -> Result<Vec<Done>, Error> {
-    let settings = Settings {
+fn settings(level: i32, jobs: usize) -> Settings {
+    Settings {
         chunk_size: 256 << 10,
-        level: 5,
+        level,
         jobs,
         spool_dir: std::env::temp_dir(),
+    }
+}
+
+fn facts(layers: &[Vec<u8>]) -> Vec<Facts> {
+    let facts = |layer: &Vec<u8>| Facts {
+        digest: Digest::of(layer),
+        diff_id: Digest::of(layer),
+        stored_len: layer.len() as u64,
     };
-    let mut done = Vec::new();
+    layers.iter().map(facts).collect()
+}
+
+/// Converts an image; gives the numbers of the layers that were read, too.
+fn run(converter: &mut LayerConverter, layers: &[Vec<u8>]) -> Result<(Vec<Done>, Vec<usize>), Error> {
+    let (mut done, mut read) = (Vec::new(), Vec::new());
     let mut open = |number: usize| {
-        let layer: &Vec<u8> = &layers[number];
-        let (digest, stored_len) = (Digest::of(layer), layer.len() as u64);
-        Ok(Input {
-            digest,
-            diff_id: digest,
-            stored_len,
-            stream: Box::new(Cursor::new(layer.clone())),
-        })
+        read.push(number);
+        Ok(Box::new(Cursor::new(layers[number].clone())) as Stored)
     };
-    LayerConverter::new(settings, earlier).convert(
+    converter.convert(
         &Hints::default(),
-        layers.len(),
+        &facts(layers),
         &mut open,
-        &mut |_, output: Output| {
+        &mut |number, output: Output| {
+            assert_eq!(number, done.len());
             let blob = output.blob.as_ref().map(|(digest, len, _)| (*digest, *len));
             done.push(Done {
                 blob,
+                digest: output.index.reference.digest,
                 index: output.index.stored,
                 counts: output.counts,
             });
             Ok(())
         },
     )?;
-    Ok(done)
+    Ok((done, read))
+}
+
+fn convert(layers: &[Vec<u8>], jobs: usize, earlier: Vec<Blob>) -> Result<Vec<Done>, Error> {
+    run(&mut LayerConverter::new(settings(5, jobs), earlier), layers).map(|(done, _)| done)
 }
 
 fn plain(done: &Done) -> Vec<u8> {
@@ -154,26 +170,51 @@ fn few_new_bytes_of_a_later_version_are_compressed_harder() {
 }
 
 #[test]
+fn a_layer_that_two_platforms_share_is_read_once() {
+    let tar = Tar::default;
+    let bases = [
+        tar().dir("usr").file("usr/amd64", &noise(2, 9000)).end(),
+        tar().dir("usr").file("usr/arm64", &noise(3, 9000)).end(),
+    ];
+    let alone = tar().dir("srv").file("srv/app", &noise(4, 9000)).end();
+    // Its folder takes owner and mode from what is below.
+    let leaning = tar().file("usr/more", &noise(5, 9000)).end();
+    // What is a device above is nothing at the bottom.
+    let whiteout = tar().file(".wh.gone", b"").end();
+    let mut converter = LayerConverter::new(settings(5, 2), Vec::new());
+    let image = |base: &Vec<u8>| vec![base.clone(), alone.clone(), leaning.clone(), whiteout.clone()];
+    let (first, read) = run(&mut converter, &image(&bases[0])).unwrap();
+    assert_eq!(read, [0, 1, 2, 3]);
+    let (second, read) = run(&mut converter, &image(&bases[1])).unwrap();
+    assert_eq!(read, [0, 2, 3]);
+    assert_eq!(second[1].digest, first[1].digest);
+    assert_eq!((second[1].blob, second[1].index.len()), (None, 0));
+    assert_eq!((second[1].counts.new, second[1].counts.dedup), (0, 9000));
+    // On the same layers all of them come again, and another image's lower ones.
+    let (third, read) = run(&mut converter, &image(&bases[0])).unwrap();
+    assert!(read.is_empty(), "{read:?}");
+    for (first, third) in first.iter().zip(&third) {
+        assert_eq!(first.digest, third.digest);
+    }
+    // What is converted behind layers that come again is as if they had been read.
+    let top = tar().file("usr/top", &noise(2, 9000)).end();
+    let with_top = [image(&bases[1]), vec![top]].concat();
+    let (fourth, read) = run(&mut converter, &with_top).unwrap();
+    let anew = convert(&with_top, 2, Vec::new()).unwrap();
+    assert_eq!(read, [4]);
+    let inodes = |done: &Done| Index::parse(&plain(done)).unwrap().check_tree().unwrap().inodes;
+    assert_eq!(inodes(&fourth[4]), inodes(&anew[4]));
+}
+
+#[test]
 fn a_wrong_diff_id_is_corrupt() {
     let layers = image();
-    let settings = Settings {
-        chunk_size: 64 << 10,
-        level: 1,
-        jobs: 1,
-        spool_dir: std::env::temp_dir(),
-    };
-    let mut open = |_| {
-        let stream = Box::new(Cursor::new(layers[0].clone()));
-        Ok(Input {
-            digest: Digest::of(b""),
-            diff_id: Digest::of(b"other"),
-            stored_len: 1,
-            stream,
-        })
-    };
-    let result = LayerConverter::new(settings, Vec::new()).convert(
+    let mut wrong = facts(&layers[..1]);
+    wrong[0].diff_id = Digest::of(b"other");
+    let mut open = |_| Ok(Box::new(Cursor::new(layers[0].clone())) as Stored);
+    let result = LayerConverter::new(settings(1, 1), Vec::new()).convert(
         &Hints::default(),
-        1,
+        &wrong,
         &mut open,
         &mut |_, _| Ok(()),
     );
@@ -183,24 +224,10 @@ fn a_wrong_diff_id_is_corrupt() {
 #[test]
 fn a_failure_behind_the_pipeline_stops_it() {
     let layers = image();
-    let settings = Settings {
-        chunk_size: 64 << 10,
-        level: 1,
-        jobs: 1,
-        spool_dir: std::env::temp_dir(),
-    };
-    let mut open = |number: usize| {
-        let layer = layers[number % 2].clone();
-        let (digest, stored_len) = (Digest::of(&layer), layer.len() as u64);
-        Ok(Input {
-            digest,
-            diff_id: digest,
-            stored_len,
-            stream: Box::new(Cursor::new(layer)),
-        })
-    };
+    let six: Vec<Vec<u8>> = (0..6).map(|number| layers[number % 2].clone()).collect();
+    let mut open = |number: usize| Ok(Box::new(Cursor::new(six[number].clone())) as Stored);
     let mut fail = |_, _| Err(crate::manifest::invalid("test", "no room"));
-    let result =
-        LayerConverter::new(settings, Vec::new()).convert(&Hints::default(), 6, &mut open, &mut fail);
+    let mut converter = LayerConverter::new(settings(1, 1), Vec::new());
+    let result = converter.convert(&Hints::default(), &facts(&six), &mut open, &mut fail);
     assert!(matches!(result, Err(Error::Invalid { .. })), "{result:?}");
 }

@@ -1,0 +1,131 @@
+//! A layer that is read becomes a blob and an index, in a thread of its own.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use lacewing_format::{Digest, Tree};
+use tempfile::TempPath;
+
+use crate::Error;
+use crate::blob::{Blob, Place, Plan, seal};
+use crate::chunker::Counts;
+use crate::index::{self, Source, StoredIndex};
+use crate::known::{Known, Origin};
+use crate::spool::Spool;
+
+/// A converted layer.
+pub(crate) struct Output {
+    /// Digest, length and file of the new blob; none if nothing was new.
+    pub(crate) blob: Option<(Digest, u64, TempPath)>,
+    /// The same without the file, once it is sent.
+    pub(crate) new_blob: Option<(Digest, u64)>,
+    pub(crate) index: StoredIndex,
+    pub(crate) plain_len: u64,
+    pub(crate) counts: Counts,
+    pub(crate) frames: u64,
+    pub(crate) chunks: u64,
+    /// Digest and stored length of all blobs the index points to.
+    pub(crate) blobs: Vec<(Digest, u64)>,
+}
+
+impl Output {
+    /// The same for another platform: nothing is new then, and there is nothing to send. Its index has no bytes.
+    pub(crate) fn again(&self) -> Self {
+        let counts = Counts {
+            new: 0,
+            dedup: self.counts.new + self.counts.dedup,
+            ..self.counts
+        };
+        Self {
+            blob: None,
+            new_blob: None,
+            index: self.index.without_bytes(),
+            plain_len: self.plain_len,
+            counts,
+            frames: 0,
+            chunks: 0,
+            blobs: self.blobs.clone(),
+        }
+    }
+}
+
+/// A layer that is read, but whose frames may still be compressed.
+pub(crate) struct Pending {
+    pub(crate) number: usize,
+    /// Number of its blob.
+    pub(crate) blob: u16,
+    pub(crate) tree: Tree,
+    pub(crate) plan: Plan,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) hot: Vec<(u8, Place)>,
+    pub(crate) counts: Counts,
+    pub(crate) plain_len: u64,
+    pub(crate) origin: Origin,
+}
+
+/// What is to be done, in the order of layers.
+pub(crate) enum Work {
+    New(Box<Pending>),
+    /// A layer that was converted before: its number, and what came of it.
+    Again(usize, Box<Output>),
+}
+
+/// Takes results in the order of layers.
+pub(crate) type Done<'a> = dyn FnMut(usize, Output) -> Result<(), Error> + Send + 'a;
+
+/// Finishes layers until there are no more. Gives the blobs back, own ones included, and what was converted.
+pub(crate) fn finish_all(
+    work: &Receiver<Work>,
+    mut blobs: HashMap<u16, Blob>,
+    dir: &Path,
+    done: &mut Done<'_>,
+) -> Result<(HashMap<u16, Blob>, Vec<Known>), Error> {
+    let mut known = Vec::new();
+    for layer in work {
+        match layer {
+            Work::Again(number, output) => done(number, *output)?,
+            Work::New(layer) => {
+                let (number, origin) = (layer.number, layer.origin.clone());
+                let new = finish(*layer, &mut blobs, dir)?;
+                let output = new.again();
+                known.push(Known { origin, output });
+                done(number, new)?;
+            }
+        }
+    }
+    Ok((blobs, known))
+}
+
+/// Puts a layer's blob together and writes its index.
+fn finish(layer: Pending, blobs: &mut HashMap<u16, Blob>, dir: &Path) -> Result<Output, Error> {
+    let sealed = seal(&layer.plan, &layer.spool, dir)?;
+    let (frames, chunks) = (sealed.blob.frames.len() as u64, sealed.blob.chunks.len() as u64);
+    let blob = sealed
+        .file
+        .map(|file| (sealed.blob.digest, sealed.blob.stored_len, file));
+    blobs.insert(layer.blob, sealed.blob);
+    // All numbers up to this layer's are there: earlier blobs, and one for each layer read before.
+    let all: Vec<&Blob> = (0..=layer.blob).filter_map(|n| blobs.get(&n)).collect();
+    let source = Source {
+        layer: layer.origin.facts.digest,
+        diff_id: layer.origin.facts.diff_id,
+    };
+    let index = index::build(layer.tree, &all, &layer.hot, source)?;
+    let named = index
+        .blobs
+        .iter()
+        .map(|&n| (all[usize::from(n)].digest, all[usize::from(n)].stored_len))
+        .collect();
+    Ok(Output {
+        blob,
+        new_blob: None,
+        index,
+        plain_len: layer.plain_len,
+        counts: layer.counts,
+        frames,
+        chunks,
+        blobs: named,
+    })
+}
