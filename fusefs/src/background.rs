@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lacewing_format::Index;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -14,6 +14,8 @@ use tracing::{info, warn};
 use crate::error::ReadError;
 use crate::fetch::Fetcher;
 use crate::layer::Layer;
+use crate::pace::Pace;
+use crate::store::space::Space;
 use crate::volumes::Volumes;
 
 /// Most plain bytes asked for at a time; two such batches are under way.
@@ -32,9 +34,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// read is given back. What a power loss may cost, to be fetched again.
 const CHECKPOINT: Duration = Duration::from_secs(3);
 
+/// How often it is looked whether there is room again for what nobody waits for.
+const ROOM: Duration = Duration::from_secs(5);
+
+/// A wish for a layer to be completed.
+pub(crate) struct Ask {
+    pub(crate) layer: Arc<Layer>,
+    /// Somebody waits: whatever the hour, and as fast as may be.
+    pub(crate) now: bool,
+}
+
+/// What limits completion.
+pub(crate) struct Limits {
+    pub(crate) pace: Pace,
+    pub(crate) space: Arc<Space>,
+}
+
 /// A layer that is being completed.
 struct Work {
     layer: Arc<Layer>,
+    now: bool,
     /// Next frame to look at.
     next: usize,
     /// Whether anything failed since the last start from frame 0.
@@ -44,18 +63,24 @@ struct Work {
 }
 
 /// Completes layers in the order in which they come. Ends when the sender is gone.
-pub(crate) async fn complete(fetcher: Weak<Fetcher>, mut layers: UnboundedReceiver<Arc<Layer>>) {
+pub(crate) async fn complete(fetcher: Weak<Fetcher>, mut asks: UnboundedReceiver<Ask>, limits: Limits) {
     let mut works: VecDeque<Work> = VecDeque::new();
     loop {
-        while let Ok(layer) = layers.try_recv() {
-            begin(&fetcher, &mut works, layer).await;
+        while let Ok(ask) = asks.try_recv() {
+            begin(&fetcher, &mut works, ask, &limits).await;
         }
         works.retain(|work| !work.layer.gone.load(Ordering::Acquire));
         let now = Instant::now();
         let ready = works.iter().position(|work| work.not_before <= now);
-        if let Some(work) = ready.and_then(|at| works.remove(at)) {
+        if let Some(mut work) = ready.and_then(|at| works.remove(at)) {
             let Some(fetcher) = fetcher.upgrade() else { return };
-            works.extend(turn(&fetcher, work).await);
+            let wait = limits.wait(work.now);
+            if wait.is_zero() {
+                works.extend(turn(&fetcher, work, &limits).await);
+            } else {
+                work.not_before = now + wait;
+                works.push_back(work);
+            }
             continue;
         }
         let soonest = works.iter().map(|work| work.not_before).min();
@@ -66,8 +91,8 @@ pub(crate) async fn complete(fetcher: Weak<Fetcher>, mut layers: UnboundedReceiv
             }
         };
         tokio::select! {
-            layer = layers.recv() => match layer {
-                Some(layer) => begin(&fetcher, &mut works, layer).await,
+            ask = asks.recv() => match ask {
+                Some(ask) => begin(&fetcher, &mut works, ask, &limits).await,
                 None => return,
             },
             () = wait => {}
@@ -75,12 +100,36 @@ pub(crate) async fn complete(fetcher: Weak<Fetcher>, mut layers: UnboundedReceiv
     }
 }
 
-/// Takes a layer up: fetches what its index says start-up reads.
-async fn begin(fetcher: &Weak<Fetcher>, works: &mut VecDeque<Work>, layer: Arc<Layer>) {
-    if works.iter().any(|work| work.layer.id == layer.id) || layer.complete() {
+impl Limits {
+    /// How long a layer has to wait for its turn; zero: it has it.
+    fn wait(&self, now: bool) -> Duration {
+        if now {
+            return Duration::ZERO;
+        }
+        if !self.space.roomy() {
+            return ROOM;
+        }
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.pace
+            .window
+            .map_or(Duration::ZERO, |window| window.wait(since_1970))
+    }
+}
+
+/// Takes a layer up: fetches what its index says start-up reads, at any hour.
+async fn begin(fetcher: &Weak<Fetcher>, works: &mut VecDeque<Work>, ask: Ask, limits: &Limits) {
+    let Ask { layer, now } = ask;
+    if let Some(known) = works.iter_mut().find(|work| work.layer.id == layer.id) {
+        if now && !known.now {
+            known.now = true;
+            known.not_before = Instant::now();
+        }
         return;
     }
-    if let Some(fetcher) = fetcher.upgrade() {
+    if layer.complete() {
+        return;
+    }
+    if let Some(fetcher) = fetcher.upgrade().filter(|_| limits.space.roomy()) {
         let hot = hot_batches(&layer.index.view(), |frame| layer.has(frame));
         for pair in hot.chunks(2) {
             let failed =
@@ -93,6 +142,7 @@ async fn begin(fetcher: &Weak<Fetcher>, works: &mut VecDeque<Work>, layer: Arc<L
     let not_before = Instant::now();
     works.push_back(Work {
         layer,
+        now,
         next: 0,
         failed: false,
         pause: FIRST_PAUSE,
@@ -101,15 +151,20 @@ async fn begin(fetcher: &Weak<Fetcher>, works: &mut VecDeque<Work>, layer: Arc<L
 }
 
 /// Gives a layer its turn; returns it if there is more to do.
-async fn turn(fetcher: &Fetcher, mut work: Work) -> Option<Work> {
+async fn turn(fetcher: &Fetcher, mut work: Work, limits: &Limits) -> Option<Work> {
+    let pace = if work.now { Pace::default() } else { limits.pace };
     for _ in 0..TURN / 2 {
+        let began = Instant::now();
         let layer = work.layer.clone();
-        let mut batches = Vec::new();
+        let (mut batches, mut stored) = (Vec::new(), 0);
         while batches.len() < 2 {
-            let Some(batch) = next_batch(&layer.index.view(), work.next, |frame| layer.has(frame)) else {
+            let view = layer.index.view();
+            let most = pace.batch(BATCH);
+            let Some(batch) = next_batch(&view, work.next, most, |frame| layer.has(frame)) else {
                 break;
             };
             work.next = batch.end;
+            stored += stored_len(&view, batch.clone());
             batches.push(fetch(fetcher, &layer, batch));
         }
         if batches.is_empty() {
@@ -121,8 +176,26 @@ async fn turn(fetcher: &Fetcher, mut work: Work) -> Option<Work> {
         if work.failed {
             return Some(pause(work));
         }
+        let rest = pace.pause(stored, began.elapsed());
+        if !rest.is_zero() {
+            work.not_before = Instant::now() + rest;
+            return Some(work);
+        }
+        if !work.now && !limits.space.roomy() {
+            break;
+        }
     }
     Some(work)
+}
+
+/// Stored bytes of neighbouring frames.
+fn stored_len(view: &Index<'_>, frames: Range<usize>) -> u64 {
+    let len = |frame: usize| {
+        view.frames()
+            .get(frame)
+            .map_or(0, |frame| u64::from(frame.stored_len()))
+    };
+    frames.map(len).sum()
 }
 
 /// What to do when the last frame has been looked at.
@@ -159,14 +232,14 @@ async fn fetch(fetcher: &Fetcher, layer: &Layer, frames: Range<usize>) -> Result
 }
 
 /// The next frames of one device that are missing, from `next` on, as many as fit into a batch.
-fn next_batch(view: &Index<'_>, next: usize, has: impl Fn(usize) -> bool) -> Option<Range<usize>> {
+fn next_batch(view: &Index<'_>, next: usize, most: u64, has: impl Fn(usize) -> bool) -> Option<Range<usize>> {
     let first = (next..view.frames().len()).find(|frame| !has(*frame))?;
     let device = view.frame_device(first);
     let mut plain = u64::from(view.frame_plain_len(first));
     let mut end = first + 1;
     while end < view.frames().len() && !has(end) && view.frame_device(end) == device {
         plain += u64::from(view.frame_plain_len(end));
-        if plain > BATCH {
+        if plain > most {
             break;
         }
         end += 1;

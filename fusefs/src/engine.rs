@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use lacewing_format::Digest;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-use crate::background;
+use crate::background::{self, Ask};
 use crate::catalogue::{Catalogue, LayerEntry, PackEntry};
 use crate::error::{Error, IoContext, Result};
 use crate::fetch::{Fetcher, FetcherOptions};
@@ -31,6 +31,10 @@ use crate::trees::{TreeParts, Trees};
 use crate::volumes::{Volume, Volumes};
 use crate::wire;
 
+mod keeping;
+
+use keeping::Keeping;
+
 /// Shows layers and supplies their bytes. All methods may block on local files and mounts, never on
 /// the network: call them from a thread that may wait.
 pub struct Engine {
@@ -45,7 +49,8 @@ pub struct Engine {
     volumes: Arc<Volumes>,
     fetcher: Arc<Fetcher>,
     tally: Arc<Tally>,
-    completing: UnboundedSender<Arc<Layer>>,
+    completing: UnboundedSender<Ask>,
+    keeping: Keeping,
     forest: Arc<Forest>,
     server: Mutex<Weak<Server>>,
     /// Servers of trees, as far as they serve.
@@ -65,7 +70,8 @@ impl Engine {
         let boot = BootId::current()?;
         let indexes = Indexes::open(&root.join("indexes"))?;
         let mut catalogue = Catalogue::load(&root.join("catalogue"))?;
-        let Restored { volumes, layers } = restore(&root, &indexes, &mut catalogue, boot)?;
+        let keeping = Keeping::new(&options);
+        let Restored { volumes, layers } = restore(&root, &indexes, &mut catalogue, boot, &keeping.space)?;
         let features = probe(&root.join("probe"), &options.deny, &options.runtime);
         let (way, trees) = trees(&options, &features);
         let layers = Arc::new(RwLock::new(layers));
@@ -78,13 +84,17 @@ impl Engine {
         let places = Places::open(&root.join("places"))?;
         let fetcher = Arc::new(Fetcher::new(fetching, places, volumes.clone(), tally.clone())?);
         let (completing, to_complete) = mpsc::unbounded_channel();
-        options
-            .runtime
-            .spawn(background::complete(Arc::downgrade(&fetcher), to_complete));
+        options.runtime.spawn(background::complete(
+            Arc::downgrade(&fetcher),
+            to_complete,
+            keeping.limits(options.pace),
+        ));
         options
             .runtime
             .spawn(background::checkpoints(Arc::downgrade(&volumes)));
-        Ok(Engine {
+        let evictor = keeping.evictor(&root, &volumes);
+        evictor.look();
+        let engine = Engine {
             options,
             features,
             way,
@@ -98,10 +108,14 @@ impl Engine {
             fetcher,
             tally,
             completing,
+            keeping,
             server: Mutex::default(),
             tree_servers: Mutex::default(),
             _lock: lock,
-        })
+        };
+        engine.promise_shown()?;
+        engine.options.runtime.spawn(evictor.watch());
+        Ok(engine)
     }
 
     /// Answers the kernel's requests on `connection` until it ends or is stopped. The connection
@@ -251,7 +265,8 @@ impl Engine {
                 blocks: entry.blocks,
             };
             Pack::delete(&dir, number);
-            volumes.push(Arc::new(Volume::new(Pack::open(&dir, identity, self.boot)?)));
+            let pack = Pack::open(&dir, identity, self.boot, &self.keeping.space)?;
+            volumes.push(Arc::new(Volume::new(pack)));
         }
         let packs = volumes.iter().map(|volume| volume.pack.number()).collect();
         let plain_len = view.bytes().len() as u64;
@@ -308,10 +323,10 @@ impl Engine {
     /// refuses the same mount twice. All of them last until the layer is removed.
     pub fn show_copy(&self, layer: LayerId, copy: u32) -> Result<Shown> {
         let layer = self.get(layer)?;
-        let direct = self.trees.direct() && layer.complete();
+        let direct = self.trees.direct() && self.may_be_direct(&layer)?;
         let path = self.show_layer(&layer, copy, direct)?;
         if !direct && self.options.background {
-            let _ = self.completing.send(layer);
+            let _ = self.completing.send(Ask { layer, now: false });
         }
         Ok(Shown { path, direct })
     }
@@ -328,10 +343,10 @@ impl Engine {
             direct,
         };
         let stands = self.trees.shown(&self.path_of(&point));
-        let direct = direct && (stands || self.trees.direct() && complete);
+        let direct = direct && (stands || self.trees.direct() && self.promise(&layer)?);
         let path = self.show_layer(&layer, copy, direct)?;
         if !complete && self.options.background {
-            let _ = self.completing.send(layer);
+            let _ = self.completing.send(Ask { layer, now: false });
         }
         Ok(path)
     }
@@ -407,9 +422,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Starts to complete a layer in the background, whatever [`Options::background`] says.
+    /// Starts to complete a layer now, whatever [`Options::background`] and [`Options::pace`] say.
     pub fn complete(&self, layer: LayerId) -> Result<()> {
-        let _ = self.completing.send(self.get(layer)?);
+        let layer = self.get(layer)?;
+        let _ = self.completing.send(Ask { layer, now: true });
         Ok(())
     }
 
@@ -465,7 +481,10 @@ impl Engine {
 
     /// Running totals.
     pub fn counters(&self) -> Counters {
-        self.tally.counters()
+        Counters {
+            evicted_bytes: self.keeping.space.evicted_bytes(),
+            ..self.tally.counters()
+        }
     }
 
     /// The directory on which the FUSE connection must be mounted.

@@ -1,6 +1,7 @@
 //! The readers of frames and of a node's own files, for fuzz targets. Not an interface: nothing else uses it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use lacewing_format::{ChunkId, Digest, Index};
 
@@ -8,6 +9,7 @@ use crate::error::Result;
 use crate::indexes::Indexes;
 use crate::store::pack::{BootId, Identity, Pack};
 use crate::store::places::Places;
+use crate::store::space::Space;
 
 /// Reads a catalogue and writes it again; nothing if it is refused.
 #[must_use]
@@ -43,14 +45,14 @@ pub fn pack(dir: &Path, blocks: u32) -> Result<Vec<bool>> {
         blob: Digest(PACK.1),
         blocks,
     };
-    let pack = Pack::open(dir, identity, BootId(PACK.2))?;
+    let pack = Pack::open(dir, identity, BootId(PACK.2), &Arc::new(Space::unbounded()))?;
     let valid = (0..blocks).map(|block| pack.bits().all(block..block + 1));
     let valid: Vec<bool> = valid.collect();
     let count = valid.iter().filter(|valid| **valid).count();
     assert_eq!(pack.bits().count(0..blocks) as usize, count);
     assert!(!pack.bits().all(0..blocks.saturating_add(1)));
     pack.checkpoint()?;
-    let again = Pack::open(dir, identity, BootId([0xff; 16]))?;
+    let again = Pack::open(dir, identity, BootId([0xff; 16]), &Arc::new(Space::unbounded()))?;
     assert_eq!(
         again.bits().count(0..blocks) as usize,
         count,

@@ -1,8 +1,8 @@
 //! A layer: its index, its packs, how much of it is here.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use lacewing_format::Digest;
 use lacewing_format::limits::BLOCK;
@@ -36,8 +36,8 @@ pub(crate) struct Layer {
     pub(crate) mounting: Mutex<()>,
     /// Whether it was removed.
     pub(crate) gone: AtomicBool,
-    /// All frames before this one have been seen valid.
-    seen: AtomicUsize,
+    /// All frames before this one have been seen valid, and in which epoch of its packs.
+    seen: Mutex<(u64, usize)>,
 }
 
 impl Layer {
@@ -65,7 +65,7 @@ impl Layer {
             parts,
             mounting: Mutex::new(()),
             gone: AtomicBool::new(false),
-            seen: AtomicUsize::new(0),
+            seen: Mutex::default(),
         }
     }
 
@@ -76,22 +76,25 @@ impl Layer {
         part.is_some_and(|part| part.volume.pack.bits().all(frame_blocks(&view, frame)))
     }
 
-    /// Whether all its frames are here. Looks at each frame once over all calls, since blocks of
-    /// a layer are not given up as long as it exists.
+    /// Whether all its frames are here. Looks at each frame once as long as nothing is given up.
     pub(crate) fn complete(&self) -> bool {
         let count = self.index.view().frames().len();
-        let mut seen = self.seen.load(Ordering::Acquire);
-        if seen == count {
+        let epochs = self.parts.iter().map(|part| part.volume.pack.epoch());
+        let epoch = epochs.fold(0_u64, u64::wrapping_add);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != epoch {
+            *seen = (epoch, 0);
+        }
+        if seen.1 == count {
             return true;
         }
-        while seen < count && self.has(seen) {
-            seen += 1;
+        while seen.1 < count && self.has(seen.1) {
+            seen.1 += 1;
         }
-        self.seen.fetch_max(seen, Ordering::AcqRel);
-        if seen == count {
+        if seen.1 == count {
             self.index.relax();
         }
-        seen == count
+        seen.1 == count
     }
 
     /// Plain bytes that are here, and in all, padding included.

@@ -22,7 +22,7 @@
 //! |---|---|
 //! | `catalogue` | layers and packs by number; replaced as a whole |
 //! | `indexes/<hex>` | plain indexes by the digest of their stored form; checked, then named |
-//! | `packs/<n>`, `.bits`, `.durable` | plain bytes, bitmap, checkpoint (see `store::pack`) |
+//! | `packs/<n>`, `.bits`, `.durable`, `.whole` | plain bytes, bitmap, checkpoint, mark of plain use (see `store::pack`, `store::giving`) |
 //! | `places` | where chunks may be found on this node; hints only |
 //! | `data/` | the FUSE mount: one file for each pack |
 //! | `l/<n>`, `l/<n>c` | the layers, incomplete and complete; `.<copy>` behind it if there are several |
@@ -40,14 +40,15 @@
 //! - The process may be killed at any instant; readers wait for its successor and notice nothing
 //!   else: `readers_do_not_notice_that_the_server_is_killed`.
 //! - A full disk costs speed, not correctness: `a_full_disk_is_no_outage`.
+//! - Nothing is given up behind a mount of plain files, and no reader takes a hole for bytes:
+//!   `store::giving`, `quota`.
 //! - A hit takes no lock that a fetch holds, allocates nothing and enters no runtime.
 //! - Memory does not grow with the number of files: indexes are mapped, bitmaps cost a bit for
 //!   each present 4 KiB.
 //!
 //! # Non-goals
 //!
-//! Registries, peers, credentials, containerd. Eviction is prepared for (`store::pack` can give
-//! blocks up under readers) and not decided here.
+//! Registries, peers, credentials, containerd.
 
 pub mod engine;
 pub mod error;
@@ -58,6 +59,7 @@ mod aside;
 mod background;
 mod catalogue;
 mod erofs;
+mod evict;
 mod fetch;
 mod fuse;
 #[cfg(feature = "fuzzing")]
@@ -68,6 +70,7 @@ mod layer;
 mod lock;
 mod mount_point;
 mod options;
+mod pace;
 mod packfs;
 mod probe;
 mod readahead;
@@ -83,7 +86,8 @@ mod wire;
 pub use engine::Engine;
 pub use error::{Error, ReadError, Result};
 pub use options::{Feature, Features, Options, Way};
-pub use report::{Counters, LayerId, LayerStatus, Shown};
+pub use pace::{Pace, Window};
+pub use report::{Cleaned, Counters, LayerId, LayerStatus, Shown, StoreStatus};
 pub use session::{Connection, Serving, mount_data};
 pub use source::{BlobSource, Class, SourceError};
 pub use trees::fuse::{TreeKind, mount_trees, tree_dir};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::pace::Pace;
 use crate::source::BlobSource;
 
 /// Features that [`Options::deny`] can switch off.
@@ -53,6 +54,12 @@ pub struct Options {
     pub trees: Way,
     /// Whether shown layers are completed in the background. Default true.
     pub background: bool,
+    /// When and how fast that is done. Default: always, as fast as may be.
+    pub pace: Pace,
+    /// Most bytes of disk that the store may take; what is of use longest ago is given up. Default: no bound.
+    pub quota: Option<u64>,
+    /// Bytes that must stay free on the store's disk; likewise. Default: none.
+    pub free_floor: Option<u64>,
     /// Threads that answer the kernel. Default 2: more gained nothing on two cores, and four is
     /// the most that ever paid.
     pub threads: usize,
@@ -74,6 +81,9 @@ impl Options {
             read_timeout: Duration::from_secs(60),
             trees: Way::Auto,
             background: true,
+            pace: Pace::default(),
+            quota: None,
+            free_floor: None,
             threads: 2,
             deny: Vec::new(),
         }

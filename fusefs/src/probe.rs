@@ -33,6 +33,7 @@ use crate::session::{Serving, mount_data, unmount_all};
 use crate::source::{BlobSource, Class, SourceError};
 use crate::store::pack::{BootId, Identity, Pack, PackNumber};
 use crate::store::places::Places;
+use crate::store::space::Space;
 use crate::tally::Tally;
 use crate::trees::fuse::ALLOW_IDMAP;
 use crate::volumes::{Volume, Volumes};
@@ -135,7 +136,7 @@ fn pack(dir: &Path) -> Result<Pack> {
         blob: Digest::of(&padded),
         blocks: 2,
     };
-    let pack = Pack::open(&packs, identity, BootId([0; 16]))?;
+    let pack = Pack::open(&packs, identity, BootId([0; 16]), &Arc::new(Space::unbounded()))?;
     pack.store(0, &padded).at("write", &packs)?;
     Ok(pack)
 }

@@ -70,4 +70,26 @@ pub struct Counters {
     pub corrupt: u64,
     /// Frames that could not be kept, for want of space or for a failing disk.
     pub unstored: u64,
+    /// Plain bytes given up, to be fetched again when they are read.
+    pub evicted_bytes: u64,
+}
+
+/// The store on its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// Bytes of disk that it takes.
+    pub used: u64,
+    /// Of these, bytes that are never given up: layers that are read as plain files.
+    pub whole: u64,
+    /// The bound on `used`, if there is one.
+    pub quota: Option<u64>,
+    /// Bytes that must stay free on its disk, if that is asked for.
+    pub free_floor: Option<u64>,
+}
+
+/// What [`crate::Engine::clean_up`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Bytes of disk given back.
+    pub bytes: u64,
 }

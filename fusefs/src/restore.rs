@@ -12,6 +12,7 @@ use crate::indexes::Indexes;
 use crate::layer::Layer;
 use crate::report::LayerId;
 use crate::store::pack::{BootId, Identity, Pack};
+use crate::store::space::Space;
 use crate::volumes::{Volume, Volumes};
 
 /// What there is.
@@ -28,6 +29,7 @@ pub(crate) fn restore(
     indexes: &Indexes,
     catalogue: &mut Catalogue,
     boot: BootId,
+    space: &Arc<Space>,
 ) -> Result<Restored> {
     let mut loaded = Vec::new();
     let entries: Vec<(u64, LayerEntry)> = catalogue
@@ -57,7 +59,7 @@ pub(crate) fn restore(
             blob: entry.blob,
             blocks: entry.blocks,
         };
-        volumes.insert(Arc::new(Volume::new(Pack::open(&dir, identity, boot)?)));
+        volumes.insert(Arc::new(Volume::new(Pack::open(&dir, identity, boot, space)?)));
     }
     let mut layers = BTreeMap::new();
     for (id, entry, index) in loaded {

@@ -41,6 +41,7 @@ impl Tally {
             dedup_bytes: get(&self.dedup_bytes),
             corrupt: get(&self.corrupt),
             unstored: get(&self.unstored),
+            evicted_bytes: 0,
         }
     }
 }

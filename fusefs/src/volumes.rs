@@ -121,7 +121,35 @@ impl Volume {
             };
             at = self.pack.bits().next_set(end.min(blocks)..blocks);
         }
-        orphans.into_iter().try_for_each(|run| self.pack.give_up(run))
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        self.pack.give_up(&orphans)
+    }
+
+    /// Whole frames, as far as they are valid, that start in a range of blocks: what is evicted together, since part of
+    /// a frame is no easier to fetch than all of it.
+    pub(crate) fn frames_in(&self, blocks: Range<u32>) -> Vec<Range<u32>> {
+        let mut frames: Vec<Range<u32>> = Vec::new();
+        let mut at = self.pack.bits().next_set(blocks.clone());
+        while at < blocks.end {
+            let Some((of, frame)) = self.frame_at(at) else {
+                at = self.pack.bits().next_set(at + 1..blocks.end.max(at + 1));
+                continue;
+            };
+            let found = of.blocks(frame);
+            at = found.end.max(at + 1);
+            if found.start >= blocks.start {
+                frames.push(found);
+            }
+            at = self.pack.bits().next_set(at..blocks.end.max(at));
+        }
+        frames
+    }
+
+    /// The layers whose indexes describe it.
+    pub(crate) fn layers(&self) -> Vec<LayerId> {
+        self.all().iter().map(|of| of.layer).collect()
     }
 
     /// Keeps a frame by `store`, unless no index that is present describes it any more.

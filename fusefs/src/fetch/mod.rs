@@ -94,24 +94,37 @@ impl Fetcher {
         answer: Box<dyn Answer>,
     ) {
         let shared = &self.shared;
-        let (wanted, described) = missing(volume, &read);
-        if !described {
-            return answer.fail(ReadError::Undescribed);
-        }
         let pack = volume.pack.number();
-        let just = |wanted: &Wanted| shared.just_given_up((pack, wanted.blocks.start));
-        if wanted.iter().any(just) {
-            return answer.fail(ReadError::Unavailable("just waited for in vain".into()));
-        }
-        let mut board = shared.board();
-        // What landed meanwhile is valid now: bits are set before a flight ends.
-        let still = |wanted: &Wanted| !volume.pack.bits().all(wanted.blocks.clone());
-        let wanted: Vec<Wanted> = wanted.into_iter().filter(still).collect();
-        if wanted.is_empty() {
-            drop(board);
-            return answer_from_pack(volume, read, answer);
-        }
-        let present = present_parts(&read, &wanted);
+        let mut bytes = None;
+        // Goes round only when blocks were given up between two looks at them.
+        let (wanted, mut board) = loop {
+            let (wanted, described) = missing(volume, &read);
+            if !described {
+                return answer.fail(ReadError::Undescribed);
+            }
+            let just = |wanted: &Wanted| shared.just_given_up((pack, wanted.blocks.start));
+            if wanted.iter().any(just) {
+                return answer.fail(ReadError::Unavailable("just waited for in vain".into()));
+            }
+            // What is here is taken now: it may be given up before the rest has come.
+            match take_present(volume, &read, &wanted, &mut bytes) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => return answer.fail(error),
+            }
+            if wanted.is_empty() {
+                return answer.data(&bytes.unwrap_or_default());
+            }
+            let board = shared.board();
+            // What landed meanwhile is valid now: bits are set before a flight ends.
+            if wanted
+                .iter()
+                .any(|wanted| volume.pack.bits().all(wanted.blocks.clone()))
+            {
+                continue;
+            }
+            break (wanted, board);
+        };
         let keys: Vec<Key> = wanted.iter().map(|wanted| (pack, wanted.blocks.start)).collect();
         let waiter = Arc::new(Waiter {
             origin,
@@ -121,7 +134,7 @@ impl Fetcher {
             volume: volume.clone(),
             offset: read.start,
             len: usize::try_from(read.end - read.start).unwrap_or(0),
-            state: Mutex::new(State::new(answer, keys.len(), present)),
+            state: Mutex::new(State::new(answer, keys.len(), bytes)),
         });
         let number = shared.next_waiter.fetch_add(1, Ordering::Relaxed);
         shared.waiters().insert(number, waiter.clone());
@@ -221,12 +234,28 @@ impl Fetcher {
     }
 }
 
-/// Answers a read whose bytes have all come meanwhile.
-fn answer_from_pack(volume: &Volume, read: Range<u64>, answer: Box<dyn Answer>) {
-    let mut bytes = vec![0; usize::try_from(read.end - read.start).unwrap_or(0)];
-    match volume.pack.read(read.start, &mut bytes) {
-        Ok(true) => answer.data(&bytes),
-        Ok(false) => answer.fail(ReadError::Unavailable("given up while read".into())),
-        Err(error) => answer.fail(ReadError::Store(error.to_string())),
+/// Reads the parts of a read that are here into `bytes`, which is made when there is such a part; `false` if one has been
+/// given up meanwhile.
+fn take_present(
+    volume: &Volume,
+    read: &Range<u64>,
+    wanted: &[Wanted],
+    bytes: &mut Option<Vec<u8>>,
+) -> Result<bool, ReadError> {
+    for part in present_parts(read, wanted) {
+        let len = usize::try_from(read.end - read.start).unwrap_or(0);
+        let bytes = bytes.get_or_insert_with(|| vec![0; len]);
+        let at = read.start + part.start as u64;
+        let Some(part) = bytes.get_mut(part) else {
+            return Ok(false);
+        };
+        if !volume
+            .pack
+            .read(at, part)
+            .map_err(|error| ReadError::Store(error.to_string()))?
+        {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }

@@ -1,6 +1,5 @@
 //! A reader that waits for frames.
 
-use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -48,20 +47,17 @@ pub(super) struct State {
     answer: Option<Box<dyn Answer>>,
     /// Frames that have not come yet.
     missing: usize,
-    /// Parts of the read that were valid when it came, relative to its offset.
-    present: Vec<Range<usize>>,
-    /// The read's bytes as far as they came; made with the first frame that is not all of it.
+    /// The read's bytes as far as they came; made with the first part that is not all of it.
     bytes: Option<Vec<u8>>,
 }
 
 impl State {
-    /// A read for which `missing` frames must come; `present` are the parts that are here already.
-    pub(super) fn new(answer: Box<dyn Answer>, missing: usize, present: Vec<Range<usize>>) -> State {
+    /// A read for which `missing` frames must come; `bytes` has the parts that were here already.
+    pub(super) fn new(answer: Box<dyn Answer>, missing: usize, bytes: Option<Vec<u8>>) -> State {
         State {
             answer: Some(answer),
             missing,
-            present,
-            bytes: None,
+            bytes,
         }
     }
 }
@@ -106,29 +102,10 @@ impl Waiter {
             state.bytes = Some(bytes);
             return false;
         }
-        let present = std::mem::take(&mut state.present);
         let answer = state.answer.take();
         drop(state);
-        let filled = self.fill(&mut bytes, &present);
-        answer.into_iter().for_each(|answer| match &filled {
-            Ok(()) => answer.data(&bytes),
-            Err(error) => answer.fail(error.clone()),
-        });
+        answer.into_iter().for_each(|answer| answer.data(&bytes));
         true
-    }
-
-    /// Reads the parts that were valid when the read came.
-    fn fill(&self, bytes: &mut [u8], present: &[Range<usize>]) -> Result<(), ReadError> {
-        for part in present {
-            let at = self.offset + part.start as u64;
-            match self.volume.pack.read(at, &mut bytes[part.clone()]) {
-                Ok(true) => {}
-                // Given up meanwhile: the next read fetches it.
-                Ok(false) => return Err(ReadError::Unavailable("given up while read".into())),
-                Err(error) => return Err(ReadError::Store(error.to_string())),
-            }
-        }
-        Ok(())
     }
 
     /// Takes the answer out, if the read has not been answered; who takes it must give it.

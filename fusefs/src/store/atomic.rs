@@ -11,11 +11,16 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push("-new");
     let new = Path::new(&new);
-    let mut file = File::create(new).at("create", new)?;
-    file.write_all(bytes).at("write", new)?;
-    file.sync_all().at("flush", new)?;
+    // A full disk is not to be kept full by half a file.
+    write_new(new, bytes).inspect_err(|_| drop(std::fs::remove_file(new)))?;
     std::fs::rename(new, path).at("rename to", path)?;
     sync_parent(path)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).at("create", path)?;
+    file.write_all(bytes).at("write", path)?;
+    file.sync_all().at("flush", path)
 }
 
 /// Makes renames and removals in a file's directory durable.

@@ -2,6 +2,11 @@
 
 pub(crate) mod atomic;
 pub(crate) mod bitmap;
+mod claims;
+mod giving;
 pub(crate) mod pack;
 mod pack_files;
 pub(crate) mod places;
+pub(crate) mod space;
+mod uncached;
+pub(crate) mod uses;

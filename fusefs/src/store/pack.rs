@@ -13,8 +13,8 @@
 //!   the boot in which the bits were written; bits of another boot are not looked at, the
 //!   checkpoint is taken in their place. A checkpoint is a copy of the bits, then fdatasync of the
 //!   data, then the copy to disk by write, fsync, rename, fsync of the directory.
-//! - *Blocks are given up*: bits first, in memory, in the file and in the checkpoint; the hole is
-//!   punched last. Readers notice by the epoch ([`Pack::read`]).
+//! - *Blocks are given up* (`giving`): bits first, in memory, in the file and in the checkpoint; the
+//!   hole is punched last. Readers notice by the epoch ([`Pack::read`]), writers keep off by claims.
 //!
 //! Bits are kept on the heap and written by pwrite, not mapped: a store to a mapped page of a file
 //! on a full disk would kill the process.
@@ -25,35 +25,52 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lacewing_format::limits::BLOCK;
-use rustix::fs::{Advice, FallocateFlags};
+use rustix::fs::Advice;
 
 use super::atomic::replace_file;
 use super::bitmap::Bitmap;
+use super::claims::Claims;
+use super::giving::is_whole;
 pub(crate) use super::pack_files::{BootId, Identity, PackNumber};
 use super::pack_files::{HEADER, durable, load_bits, load_durable, start_bits};
+use super::space::Space;
+use super::uncached::Uncached;
+use super::uses::Uses;
 use crate::error::{IoContext, Result};
+
+/// How often a read of blocks that stay valid is tried while others are given up.
+const READ_TURNS: u32 = 8;
 
 /// An open pack.
 pub(crate) struct Pack {
-    identity: Identity,
-    path: PathBuf,
-    data: File,
-    bits: Bitmap,
+    pub(super) identity: Identity,
+    pub(super) path: PathBuf,
+    pub(super) data: File,
+    uncached: Uncached,
+    pub(super) bits: Bitmap,
     /// Serialises writers of bits, so that words reach the file in the order of their values.
-    bits_file: Mutex<File>,
+    pub(super) bits_file: Mutex<File>,
     /// Blocks that were read since their memory was last given back.
     served: Bitmap,
-    boot: BootId,
+    /// When its regions were last of use.
+    pub(crate) uses: Uses,
+    pub(super) boot: BootId,
     /// Counts how often blocks were given up.
-    epoch: AtomicU64,
+    pub(super) epoch: AtomicU64,
     /// Whether bits were set since the last checkpoint.
-    dirty: AtomicBool,
-    /// Held while a checkpoint is taken.
-    checkpoint: Mutex<()>,
+    pub(super) dirty: AtomicBool,
+    /// Held while a checkpoint is taken, while blocks are given up, and while it is made whole.
+    pub(super) checkpoint: Mutex<()>,
+    /// Blocks that somebody is changing.
+    pub(super) claims: Claims,
+    /// Whether something reads the plain file itself: then no block is ever given up.
+    pub(super) whole: AtomicBool,
+    /// Room in the store.
+    pub(super) space: Arc<Space>,
 }
 
 impl Pack {
@@ -63,7 +80,7 @@ impl Pack {
     }
 
     /// Opens a pack, making its files if they are not there.
-    pub(crate) fn open(dir: &Path, identity: Identity, boot: BootId) -> Result<Pack> {
+    pub(crate) fn open(dir: &Path, identity: Identity, boot: BootId, space: &Arc<Space>) -> Result<Pack> {
         let path = Pack::path_in(dir, identity.number);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
@@ -84,25 +101,32 @@ impl Pack {
             .write(true)
             .open(&bits_path)
             .at("open", &bits_path)?;
+        let whole = is_whole(&path, boot);
         Ok(Pack {
             identity,
             path,
             data,
+            uncached: Uncached::default(),
             bits,
             bits_file: Mutex::new(bits_file),
             served: Bitmap::new(identity.blocks),
+            uses: Uses::default(),
             boot,
             epoch: AtomicU64::new(0),
             // The process that set these bits may have died before its checkpoint.
             dirty: AtomicBool::new(this_boot),
             checkpoint: Mutex::new(()),
+            claims: Claims::default(),
+            whole: AtomicBool::new(whole),
+            space: space.clone(),
         })
     }
 
     /// Deletes a pack's files.
     pub(crate) fn delete(dir: &Path, number: PackNumber) {
         let path = Pack::path_in(dir, number);
-        for name in [path.with_extension("bits"), path.with_extension("durable"), path] {
+        let beside = ["bits", "durable", "whole"].map(|extension| path.with_extension(extension));
+        for name in beside.into_iter().chain([path]) {
             let _ = std::fs::remove_file(name);
         }
     }
@@ -132,17 +156,38 @@ impl Pack {
         &self.bits
     }
 
-    /// Reads valid bytes into `buf`; `false` if not all of them are valid.
+    /// Reads valid bytes into `buf` for a reader that keeps them; `false` if not all of them are
+    /// valid.
     ///
     /// Blocks may be given up meanwhile: the epoch is the same before and after, or the bytes are
-    /// not believed.
+    /// not believed and are read again.
     pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        if !self.bits.all(blocks_of(offset, buf.len())) {
-            return Ok(false);
+        let blocks = blocks_of(offset, buf.len());
+        // Each turn but the last saw blocks of this pack given up, which takes a flush each time.
+        for _ in 0..READ_TURNS {
+            let epoch = self.epoch();
+            if !self.bits.all(blocks.clone()) {
+                return Ok(false);
+            }
+            self.uncached.read_exact_at(&self.data, buf, offset)?;
+            if self.unchanged_since(epoch) {
+                return Ok(true);
+            }
         }
-        self.data.read_exact_at(buf, offset)?;
-        Ok(self.epoch.load(Ordering::Acquire) == epoch)
+        Ok(false)
+    }
+
+    /// How often blocks were given up.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether no block was given up since the epoch was looked at, so that all reads of valid
+    /// blocks since then are right.
+    pub(crate) fn unchanged_since(&self, epoch: u64) -> bool {
+        // What was read before must not be read after the epoch.
+        fence(Ordering::SeqCst);
+        self.epoch.load(Ordering::Acquire) == epoch
     }
 
     /// Notes that the kernel has been given bytes.
@@ -158,6 +203,7 @@ impl Pack {
         while at < self.identity.blocks {
             let end = self.served.next_unset(at..self.identity.blocks);
             self.served.clear(at..end);
+            self.uses.note(at..end);
             let offset = u64::from(at) * BLOCK as u64;
             let len = NonZeroU64::new(u64::from(end - at) * BLOCK as u64);
             let _ = rustix::fs::fadvise(&self.data, offset, len, Advice::DontNeed);
@@ -170,33 +216,69 @@ impl Pack {
         self.data.read_exact_at(buf, offset)
     }
 
-    /// Keeps verified bytes from `block` on: data first, bits after.
+    /// Keeps verified bytes from `block` on: data first, bits after. Does nothing if somebody else
+    /// is storing or giving up these blocks.
+    ///
+    /// # Errors
+    /// The disk is full or failing, or the store's room is used up (`QuotaExceeded`). The blocks are
+    /// as valid as before.
     pub(crate) fn store(&self, block: u32, plain: &[u8]) -> io::Result<()> {
-        self.data.write_all_at(plain, u64::from(block) * BLOCK as u64)?;
-        self.mark(block, plain.len())
+        self.keep(block, plain.len(), || {
+            self.data.write_all_at(plain, u64::from(block) * BLOCK as u64)
+        })
     }
 
     /// Keeps verified bytes that another pack holds, sharing disk space where the file system can.
-    pub(crate) fn store_from(&self, block: u32, from: &Pack, at: u32, plain: &[u8]) -> io::Result<()> {
-        let (mut to, mut source) = (u64::from(block) * BLOCK as u64, u64::from(at) * BLOCK as u64);
-        let end = to + plain.len() as u64;
-        while to < end {
-            let left = usize::try_from(end - to).unwrap_or(usize::MAX);
-            let copied =
-                rustix::fs::copy_file_range(&from.data, Some(&mut source), &self.data, Some(&mut to), left);
-            if !matches!(copied, Ok(n) if n > 0) {
-                return self.store(block, plain);
+    /// `seen` is the other pack's epoch before its bytes were verified.
+    ///
+    /// # Errors
+    /// As [`Pack::store`].
+    pub(crate) fn store_from(
+        &self,
+        block: u32,
+        (from, at, seen): (&Pack, u32, u64),
+        plain: &[u8],
+    ) -> io::Result<()> {
+        self.keep(block, plain.len(), || {
+            let (mut to, mut source) = (u64::from(block) * BLOCK as u64, u64::from(at) * BLOCK as u64);
+            let (start, end) = (to, to + plain.len() as u64);
+            let mut shared = true;
+            while shared && to < end {
+                let left = usize::try_from(end - to).unwrap_or(usize::MAX);
+                let copied = rustix::fs::copy_file_range(
+                    &from.data,
+                    Some(&mut source),
+                    &self.data,
+                    Some(&mut to),
+                    left,
+                );
+                shared = matches!(copied, Ok(n) if n > 0);
             }
-        }
-        self.mark(block, plain.len())
+            if shared && from.unchanged_since(seen) {
+                return Ok(());
+            }
+            self.data.write_all_at(plain, start)
+        })
     }
 
-    fn mark(&self, block: u32, len: usize) -> io::Result<()> {
-        let end = block.saturating_add(len.div_ceil(BLOCK) as u32);
+    /// Writes blocks by `write`, in nobody else's way, and marks them.
+    fn keep(&self, block: u32, len: usize, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let blocks = block..block.saturating_add(len.div_ceil(BLOCK) as u32);
+        let Some(_claim) = self.claims.take(blocks.clone()) else {
+            return Ok(());
+        };
+        let new = blocks.len() as u64 - u64::from(self.bits.count(blocks.clone()));
+        self.space.take(new * BLOCK as u64)?;
+        write().inspect_err(|_| self.space.wake())?;
+        self.uses.note(blocks.clone());
+        self.mark(blocks)
+    }
+
+    fn mark(&self, blocks: Range<u32>) -> io::Result<()> {
         let file = self.bits_file.lock().unwrap_or_else(PoisonError::into_inner);
-        self.bits.set(block..end);
+        self.bits.set(blocks.clone());
         self.dirty.store(true, Ordering::Release);
-        let (offset, bytes) = self.bits.bytes(block..end);
+        let (offset, bytes) = self.bits.bytes(blocks);
         // The bits in memory are right whether or not the file takes them: after a restart the
         // blocks would be fetched again, no more.
         file.write_all_at(&bytes, HEADER as u64 + offset)
@@ -221,27 +303,6 @@ impl Pack {
         self.data.sync_data().at("flush", &self.path)?;
         let bytes = durable(&self.identity, self.boot, &pages);
         replace_file(&self.path.with_extension("durable"), &bytes)
-    }
-
-    /// Gives blocks up: they must be fetched again. Their space goes back to the disk.
-    pub(crate) fn give_up(&self, range: Range<u32>) -> Result<()> {
-        let _one = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        {
-            let file = self.bits_file.lock().unwrap_or_else(PoisonError::into_inner);
-            self.bits.clear(range.clone());
-            let (offset, bytes) = self.bits.bytes(range.clone());
-            file.write_all_at(&bytes, HEADER as u64 + offset)
-                .at("write", &self.path)?;
-        }
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.checkpoint_now()?;
-        let offset = u64::from(range.start) * BLOCK as u64;
-        let len = u64::from(range.end.saturating_sub(range.start)) * BLOCK as u64;
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.data, flags, offset, len) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-            Err(error) => Err(error).at("punch a hole in", &self.path),
-        }
     }
 }
 
@@ -271,7 +332,7 @@ mod tests {
     }
 
     fn open(dir: &Path, boot: BootId) -> Pack {
-        Pack::open(dir, identity(), boot).unwrap()
+        Pack::open(dir, identity(), boot, &Arc::new(Space::unbounded())).unwrap()
     }
 
     #[test]
@@ -340,26 +401,8 @@ mod tests {
             blob: Digest([8; 32]),
             ..identity()
         };
-        let pack = Pack::open(dir.path(), other, NEXT_BOOT).unwrap();
+        let pack = Pack::open(dir.path(), other, NEXT_BOOT, &Arc::new(Space::unbounded())).unwrap();
         assert_eq!(pack.bits().count(0..100_000), 0);
-    }
-
-    #[test]
-    fn what_is_given_up_is_gone_after_every_failure() {
-        let dir = tempfile::tempdir().unwrap();
-        let pack = open(dir.path(), BOOT);
-        pack.store(10, &[5; 4096 * 4]).unwrap();
-        pack.checkpoint().unwrap();
-        pack.give_up(11..13).unwrap();
-        let mut buf = [1; 4096];
-        pack.read_unverified(11 * 4096, &mut buf).unwrap();
-        assert_eq!(buf, [0; 4096]);
-        drop(pack);
-        for boot in [BOOT, NEXT_BOOT] {
-            let pack = open(dir.path(), boot);
-            assert!(pack.bits().all(10..11) && pack.bits().all(13..14));
-            assert_eq!(pack.bits().count(11..13), 0);
-        }
     }
 
     #[test]
@@ -388,9 +431,10 @@ mod tests {
                 ..identity()
             },
             BOOT,
+            &Arc::new(Space::unbounded()),
         )
         .unwrap();
-        to.store_from(50, &from, 1, &[5; 8192]).unwrap();
+        to.store_from(50, (&from, 1, from.epoch()), &[5; 8192]).unwrap();
         let mut buf = [0; 8192];
         assert!(to.read(50 * 4096, &mut buf).unwrap());
         assert_eq!(buf, [5; 8192]);
