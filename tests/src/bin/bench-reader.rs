@@ -5,6 +5,7 @@
 //! `bench-reader seq FILE` reads FILE in 1 MiB reads.
 //! `bench-reader random FILE COUNT SEED` reads COUNT blocks of 4 KiB and prints each one's latency.
 //! `bench-reader faults FILE` maps FILE and touches each page in order.
+//! `bench-reader relay ADDRESS TARGET MICROS` passes connections on, each byte so much later, until it is killed.
 
 #![allow(
     unsafe_code,
@@ -12,9 +13,12 @@
 )]
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Bytes of one large read: what `cp` and most servers use at most.
 const LARGE_READ: usize = 1 << 20;
@@ -85,6 +89,48 @@ fn faults(path: &str) -> io::Result<String> {
     ))
 }
 
+/// What a timer may oversleep: that much before the time, waiting goes on awake.
+const TIMER_SLACK: Duration = Duration::from_micros(70);
+
+fn relay(address: &str, target: &str, delay: Duration) -> io::Result<String> {
+    for client in TcpListener::bind(address)?.incoming() {
+        let (client, server) = (client?, TcpStream::connect(target)?);
+        pass(client.try_clone()?, server.try_clone()?, delay)?;
+        pass(server, client, delay)?;
+    }
+    Ok(String::new())
+}
+
+/// Passes one direction on, in threads of its own that end with the connection.
+fn pass(mut from: TcpStream, mut to: TcpStream, delay: Duration) -> io::Result<()> {
+    to.set_nodelay(true)?;
+    let (sender, arrived) = mpsc::channel::<(Instant, Vec<u8>)>();
+    thread::spawn(move || {
+        let mut buffer = vec![0; LARGE_READ];
+        while let Ok(len @ 1..) = from.read(&mut buffer) {
+            if sender
+                .send((Instant::now() + delay, buffer[..len].to_vec()))
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    thread::spawn(move || {
+        for (due, bytes) in arrived {
+            thread::sleep((due - TIMER_SLACK).saturating_duration_since(Instant::now()));
+            while Instant::now() < due {
+                thread::yield_now();
+            }
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+    Ok(())
+}
+
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -94,9 +140,10 @@ fn main() -> io::Result<()> {
         ["seq", path] => seq(path)?,
         ["random", path, count, seed] => random(path, number(count)? as usize, number(seed)?)?,
         ["faults", path] => faults(path)?,
+        ["relay", address, target, micros] => relay(address, target, Duration::from_micros(number(micros)?))?,
         _ => {
             return Err(io::Error::other(
-                "usage: bench-reader files|seq|random|faults ...",
+                "usage: bench-reader files|seq|random|faults|relay ...",
             ));
         }
     };

@@ -1,0 +1,59 @@
+//! Runs the piece layer's logic in simulated clusters: one scenario by its settings, or the whole table.
+
+use std::time::Duration;
+
+use lacewing_tests::simulation::{Scenario, run};
+
+fn main() {
+    let mut scenario = Scenario::rollout(100);
+    for argument in std::env::args().skip(1) {
+        let Some((name, value)) = argument.split_once('=') else {
+            panic!("NAME=VALUE, not {argument}")
+        };
+        let number: f64 = value.parse().expect("a number");
+        match name {
+            "nodes" => scenario.nodes = number as usize,
+            "users" => scenario.users = Some(number as usize),
+            "seed" => scenario.seed = number as u64,
+            "pieces" => scenario.pieces = number as usize,
+            "slow" => scenario.slow = number,
+            "crashed" => scenario.crashed = number,
+            "unseen" => scenario.unseen = number,
+            "zones" => scenario.zones = number as u16,
+            "window" => scenario.window = number as usize,
+            "reads" => scenario.reads = number as usize,
+            "hedge_ms" => scenario.config.hedge_prefetch = Duration::from_millis(number as u64),
+            "admit_ms" => scenario.config.admit_wait = Duration::from_millis(number as u64),
+            "redirects" => scenario.config.redirects = number as u8,
+            "uploads" => scenario.config.uploads = number as u32,
+            "relay_ratio" => scenario.config.relay_ratio = number as u32,
+            "limit" => scenario.limit = number,
+            _ => panic!("unknown setting {name}"),
+        }
+    }
+    let begun = std::time::Instant::now();
+    let o = run(&scenario);
+    println!(
+        "p50 {:.3} p99 {:.3} max {:.3} slow {:.2} | copies {:.4} | up {:.3} | moved {:.3} zones {:.2} | lat {:.2} {:.2} {:.2} | hedged {} redirected {} wasted {} parents {} failures {} unfinished {} left {} | ev {}M {:?}",
+        o.completion(0.5),
+        o.completion(0.99),
+        o.completion(1.0),
+        o.slow_completion.last().copied().unwrap_or(0.0),
+        o.copies,
+        o.upload_ratio(),
+        o.moved,
+        o.between_zones,
+        o.latency(0.5),
+        o.latency(0.99),
+        o.latency(0.999),
+        o.hedged,
+        o.redirected,
+        o.wasted,
+        o.most_parents,
+        o.failures,
+        o.unfinished,
+        o.left_over,
+        o.events / 1_000_000,
+        begun.elapsed()
+    );
+}

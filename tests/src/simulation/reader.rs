@@ -1,0 +1,62 @@
+//! What runs on a node: wants pieces, and measures how long they take.
+
+use super::Nanos;
+
+/// Bits, one for each piece.
+#[derive(Clone, Debug)]
+pub(crate) struct Bits(Vec<u64>);
+
+impl Bits {
+    pub(crate) fn new(count: usize) -> Self {
+        Self(vec![0; count.div_ceil(64)])
+    }
+
+    pub(crate) fn get(&self, at: usize) -> bool {
+        self.0[at / 64] >> (at % 64) & 1 == 1
+    }
+
+    /// Sets a bit; tells whether it was clear.
+    pub(crate) fn set(&mut self, at: usize) -> bool {
+        let before = self.get(at);
+        self.0[at / 64] |= 1 << (at % 64);
+        !before
+    }
+}
+
+/// A program and the prefetching for it.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) started: Nanos,
+    /// When it had all it wanted.
+    pub(crate) done: Option<Nanos>,
+    /// First piece that was not prefetched yet.
+    pub(crate) next: usize,
+    /// Pieces under way for the prefetching.
+    pub(crate) outstanding: usize,
+    pub(crate) prefetching: Bits,
+    /// Reads done so far, and the one that is going on: which piece, since when.
+    pub(crate) reads: usize,
+    pub(crate) reading: Option<(usize, Nanos)>,
+    /// Pieces that are here.
+    pub(crate) held: usize,
+}
+
+impl Reader {
+    pub(crate) fn new(pieces: usize) -> Self {
+        Self {
+            started: Nanos::MAX,
+            done: None,
+            next: 0,
+            outstanding: 0,
+            prefetching: Bits::new(pieces),
+            reads: 0,
+            reading: None,
+            held: 0,
+        }
+    }
+
+    /// Which piece the `n`-th read needs: the same on all nodes, all over the image.
+    pub(crate) fn piece_of_read(n: usize, pieces: usize) -> usize {
+        n * 389 % pieces
+    }
+}

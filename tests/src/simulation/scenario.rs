@@ -1,0 +1,123 @@
+//! What is simulated.
+
+use lacewing_p2p::swarm::Config;
+
+/// A cluster, what its nodes want, and what goes wrong. Rates in bits a second, times in seconds.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Members of the cluster.
+    pub nodes: usize,
+    /// How many of them want the image; all by default.
+    pub users: Option<usize>,
+    /// Feeds every random number.
+    pub seed: u64,
+    /// Pieces of the image.
+    pub pieces: usize,
+    /// Bytes in a piece.
+    pub piece_bytes: u32,
+    /// A node's link, both ways.
+    pub link: f64,
+    /// The registry's link.
+    pub registry_link: f64,
+    /// There and back between any two.
+    pub rtt: f64,
+    /// Until a whole piece is verified.
+    pub verify: f64,
+    /// All nodes start within this time.
+    pub jitter: f64,
+    /// Pieces a node prefetches at once; 0: it only reads.
+    pub window: usize,
+    /// Blocking reads, each of another piece, in the same order everywhere; 0: a whole image is fetched.
+    pub reads: usize,
+    /// Mean time between a read's end and the next one.
+    pub think: f64,
+    /// Fraction of nodes with a tenth of the link.
+    pub slow: f64,
+    /// Fraction of nodes that die silently in the first second.
+    pub crashed: f64,
+    /// Fraction of members that each node's view lacks.
+    pub unseen: f64,
+    /// Zones, of equal size.
+    pub zones: u16,
+    /// What else goes wrong.
+    pub faults: Vec<Fault>,
+    /// The swarms' configuration.
+    pub config: Config,
+    /// The run is given up after this time.
+    pub limit: f64,
+}
+
+/// Something that goes wrong. Nodes by number; times in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// The registry is gone once so many copies of the image have left it (1.0), whole pieces counted.
+    RegistryGoneAfter(f64),
+    /// The registry answers 429 with this `Retry-After` until the given time.
+    RegistryLimits {
+        /// When it ends.
+        until: f64,
+        /// What it asks for.
+        retry_after: f64,
+    },
+    /// Nodes with numbers below `below` hear nothing of the others, nor these of them, in between the times; the registry
+    /// is on the side of the others.
+    Partition {
+        /// First number of the other side.
+        below: usize,
+        /// Begin.
+        from: f64,
+        /// End.
+        until: f64,
+    },
+    /// The node sends wrong bytes.
+    Liar(usize),
+    /// The node takes requests and never sends a byte.
+    Stalled(usize),
+    /// The node's clock jumps by so much, forwards or back.
+    ClockJump {
+        /// Whose.
+        node: usize,
+        /// When.
+        at: f64,
+        /// How far.
+        by: f64,
+    },
+    /// Members come to know each other over this time, in order of their numbers, and each starts when it joins.
+    JoinOver(f64),
+}
+
+impl Scenario {
+    /// A rollout of 1 GiB to so many nodes at once: links of 10 Gbit/s, a registry of 20, 0.2 ms, all start within 50 ms.
+    pub fn rollout(nodes: usize) -> Self {
+        Self {
+            nodes,
+            users: None,
+            seed: 1,
+            pieces: 1024,
+            piece_bytes: 1 << 20,
+            link: 10e9,
+            registry_link: 20e9,
+            rtt: 0.0002,
+            verify: 0.00025,
+            jitter: 0.05,
+            window: 64,
+            reads: 0,
+            think: 0.002,
+            slow: 0.0,
+            crashed: 0.0,
+            unseen: 0.0,
+            zones: 1,
+            faults: Vec::new(),
+            config: Config::default(),
+            limit: 300.0,
+        }
+    }
+
+    /// The least time in which all can have the image (Kumar and Ross 2006), seconds.
+    pub fn bound(&self) -> f64 {
+        let bits = self.pieces as f64 * f64::from(self.piece_bytes) * 8.0;
+        let users = self.users.unwrap_or(self.nodes) as f64;
+        let all = users * bits / (self.registry_link + self.nodes as f64 * self.link);
+        (bits / self.registry_link).max(bits / self.link).max(all)
+    }
+}
