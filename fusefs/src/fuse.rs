@@ -5,6 +5,7 @@
 //! processes, and a dropped session must never unmount what containers stand on.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +19,16 @@ use rustix::io::Errno;
 use tracing::{debug, warn};
 use vm_memory::ByteValued;
 
+use crate::buffer::AlignedBuffer;
 use crate::error::{IoContext, ReadError, Result};
 use crate::fetch::{Answer, Fetcher, Origin};
 use crate::packfs::{self, Attributes, Packs, Refusal};
 use crate::session::Connection;
-use crate::store::pack::PackNumber;
+use crate::store::pack::{Pack, PackNumber};
 use crate::tally::{Tally, add};
 use crate::trees::fuse::{Call, TreeServer};
 use crate::volumes::Volumes;
+use crate::windows::Windows;
 use crate::wire;
 
 /// Bytes of a thread's request buffer. The kernel wants 8 KiB and what the longest write takes;
@@ -60,6 +63,8 @@ pub(crate) struct Server {
     pub(crate) volumes: Arc<Volumes>,
     /// Gets what is missing.
     pub(crate) fetcher: Arc<Fetcher>,
+    /// Read-ahead from the disk.
+    pub(crate) windows: Windows,
     /// Counters.
     pub(crate) tally: Arc<Tally>,
     /// What is shown in place of packs, on a connection for trees.
@@ -120,6 +125,7 @@ impl Server {
             fd: Arc::new(connection.fd),
             volumes,
             fetcher,
+            windows: Windows::default(),
             tally,
             trees: None,
             stop: eventfd(0, EventfdFlags::CLOEXEC).at("make", "an eventfd")?,
@@ -144,6 +150,7 @@ impl Server {
             request: vec![0; REQUEST],
             answer: Vec::new(),
             data: Vec::new(),
+            blocks: AlignedBuffer::default(),
         };
         let mut events = Vec::with_capacity(2);
         while !self.stopped.load(Ordering::Acquire) {
@@ -177,6 +184,8 @@ struct Thread {
     answer: Vec<u8>,
     /// Header and bytes of a READ. Only grows: clearing it would cost as much as filling it.
     data: Vec<u8>,
+    /// The same for a READ of a pack.
+    blocks: AlignedBuffer,
 }
 
 /// How a request ends.
@@ -323,10 +332,10 @@ impl Thread {
     }
 
     fn read(&mut self, header: &InHeader, read: &ReadIn) -> Outcome {
-        let tally = &self.server.tally;
+        let server = self.server.clone();
+        let tally = &server.tally;
         add(&tally.reads, 1);
-        let Some(volume) = packfs::pack_of(header.nodeid).and_then(|pack| self.server.volumes.get(pack))
-        else {
+        let Some(volume) = packfs::pack_of(header.nodeid).and_then(|pack| server.volumes.get(pack)) else {
             add(&tally.read_errors, 1);
             return Outcome::Error(libc::EIO);
         };
@@ -338,31 +347,23 @@ impl Thread {
             .try_lock()
             .ok()
             .and_then(|mut streams| streams.on_read(range.start, len as u64));
-        let message = wire::OUT_HEADER + len;
-        if self.data.len() < message {
-            self.data.resize(message, 0);
-        }
-        let message = &mut self.data[..message];
-        let outcome = match volume.pack.read(range.start, &mut message[wire::OUT_HEADER..]) {
+        let outcome = match self.hit(header, &volume.pack, &range) {
             Ok(true) => {
                 add(&tally.read_bytes, len as u64);
                 volume.pack.note_served(range.start, len);
-                if let Err(error) = wire::answer_in_place(&self.server.fd, header.unique, message) {
-                    debug!(%error, "an answer was not taken");
-                }
                 Outcome::Silent
             }
             Ok(false) => {
                 add(&tally.misses, 1);
                 let answer = LateAnswer {
-                    server: self.server.clone(),
+                    server: server.clone(),
                     unique: header.unique,
                 };
                 let origin = Origin {
                     unique: header.unique,
                     pid: header.pid,
                 };
-                self.server.fetcher.read(&volume, range, origin, Box::new(answer));
+                server.fetcher.read(&volume, range, origin, Box::new(answer));
                 Outcome::Silent
             }
             Err(error) => {
@@ -371,9 +372,31 @@ impl Thread {
             }
         };
         if let Some(ahead) = ahead {
-            self.server.fetcher.ahead(&volume, ahead);
+            server.fetcher.ahead(&volume, ahead);
         }
         outcome
+    }
+
+    /// Answers a READ whose bytes are all here; `false` if they are not.
+    fn hit(&mut self, header: &InHeader, pack: &Pack, range: &Range<u64>) -> io::Result<bool> {
+        let settle = |sent: io::Result<()>| {
+            if let Err(error) = sent {
+                debug!(%error, "an answer was not taken");
+            }
+        };
+        let fd = &self.server.fd;
+        let windowed = self.server.windows.answer(pack, range, |bytes| {
+            settle(wire::answer(fd, header.unique, 0, bytes));
+        })?;
+        if windowed {
+            return Ok(true);
+        }
+        let message = self.blocks.message((range.end - range.start) as usize);
+        let here = pack.read(range.start, &mut message[wire::OUT_HEADER..])?;
+        if here {
+            settle(wire::answer_in_place(fd, header.unique, message));
+        }
+        Ok(here)
     }
 }
 

@@ -57,6 +57,7 @@ pub mod source;
 
 mod aside;
 mod background;
+mod buffer;
 mod catalogue;
 mod erofs;
 mod evict;
@@ -81,6 +82,7 @@ mod store;
 mod tally;
 mod trees;
 mod volumes;
+mod windows;
 mod wire;
 
 pub use engine::Engine;

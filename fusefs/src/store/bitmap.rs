@@ -99,6 +99,22 @@ impl Bitmap {
         range.end.max(range.start)
     }
 
+    /// Rows of valid blocks.
+    pub(crate) fn ranges(&self) -> Vec<Range<u32>> {
+        let mut ranges = Vec::new();
+        for page in self.used_pages() {
+            let start = page.saturating_mul(PAGE_BLOCKS);
+            let end = start.saturating_add(PAGE_BLOCKS).min(self.blocks);
+            let mut at = self.next_set(start..end);
+            while at < end {
+                let stop = self.next_unset(at..end);
+                ranges.push(at..stop);
+                at = self.next_set(stop..end);
+            }
+        }
+        ranges
+    }
+
     /// Counts the valid blocks of a range.
     pub(crate) fn count(&self, range: Range<u32>) -> u32 {
         parts(range)
@@ -241,6 +257,9 @@ mod tests {
             prop_assert_eq!(map.next_set(ask..end), set);
             let copy = Bitmap::new(70_000);
             for page in map.used_pages() { copy.load_page(page, &map.page(page)); }
+            let rows: Vec<u32> = map.ranges().into_iter().flatten().collect();
+            let flagged: Vec<u32> = (0..70_000).filter(|at| flags[*at as usize]).collect();
+            prop_assert_eq!(rows, flagged);
             for page in 0..map.page_count() { prop_assert_eq!(copy.page(page), map.page(page)); }
             if ask < end {
                 let (offset, bytes) = map.bytes(ask..end);

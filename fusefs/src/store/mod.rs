@@ -3,10 +3,10 @@
 pub(crate) mod atomic;
 pub(crate) mod bitmap;
 mod claims;
+mod direct;
 mod giving;
 pub(crate) mod pack;
 mod pack_files;
 pub(crate) mod places;
 pub(crate) mod space;
-mod uncached;
 pub(crate) mod uses;

@@ -34,11 +34,11 @@ use rustix::fs::Advice;
 use super::atomic::replace_file;
 use super::bitmap::Bitmap;
 use super::claims::Claims;
+use super::direct::Direct;
 use super::giving::is_whole;
 pub(crate) use super::pack_files::{BootId, Identity, PackNumber};
 use super::pack_files::{HEADER, durable, load_bits, load_durable, start_bits};
 use super::space::Space;
-use super::uncached::Uncached;
 use super::uses::Uses;
 use crate::error::{IoContext, Result};
 
@@ -50,10 +50,12 @@ pub(crate) struct Pack {
     pub(super) identity: Identity,
     pub(super) path: PathBuf,
     pub(super) data: File,
-    uncached: Uncached,
+    direct: Direct,
     pub(super) bits: Bitmap,
     /// Serialises writers of bits, so that words reach the file in the order of their values.
     pub(super) bits_file: Mutex<File>,
+    /// Blocks that were written since the last checkpoint, and are in the page cache.
+    written: Bitmap,
     /// Blocks that were read since their memory was last given back.
     served: Bitmap,
     /// When its regions were last of use.
@@ -104,11 +106,12 @@ impl Pack {
         let whole = is_whole(&path, boot);
         Ok(Pack {
             identity,
+            direct: Direct::open(&path),
             path,
             data,
-            uncached: Uncached::default(),
             bits,
             bits_file: Mutex::new(bits_file),
+            written: Bitmap::new(identity.blocks),
             served: Bitmap::new(identity.blocks),
             uses: Uses::default(),
             boot,
@@ -156,8 +159,8 @@ impl Pack {
         &self.bits
     }
 
-    /// Reads valid bytes into `buf` for a reader that keeps them; `false` if not all of them are
-    /// valid.
+    /// Reads valid bytes into `buf`; `false` if not all of them are valid. Leaves no copy in the
+    /// page cache if `buf` is whole blocks in memory and in the pack.
     ///
     /// Blocks may be given up meanwhile: the epoch is the same before and after, or the bytes are
     /// not believed and are read again.
@@ -169,12 +172,33 @@ impl Pack {
             if !self.bits.all(blocks.clone()) {
                 return Ok(false);
             }
-            self.uncached.read_exact_at(&self.data, buf, offset)?;
+            self.fill(offset, buf)?;
             if self.unchanged_since(epoch) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    fn fill(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let range = offset..offset.saturating_add(buf.len() as u64);
+        if !self.just_written(&range) && self.direct.read_exact_at(buf, offset)? {
+            return Ok(());
+        }
+        self.data.read_exact_at(buf, offset)
+    }
+
+    /// Whether some of a range was written a moment ago. It is in the page cache, and reading past
+    /// that would wait until it is on the disk.
+    pub(crate) fn just_written(&self, range: &Range<u64>) -> bool {
+        let blocks = blocks_of(range.start, (range.end - range.start) as usize);
+        self.written.next_set(blocks.clone()) < blocks.end
+    }
+
+    /// Whether all of a range is valid.
+    pub(crate) fn valid(&self, range: &Range<u64>) -> bool {
+        self.bits
+            .all(blocks_of(range.start, (range.end - range.start) as usize))
     }
 
     /// How often blocks were given up.
@@ -204,11 +228,16 @@ impl Pack {
             let end = self.served.next_unset(at..self.identity.blocks);
             self.served.clear(at..end);
             self.uses.note(at..end);
-            let offset = u64::from(at) * BLOCK as u64;
-            let len = NonZeroU64::new(u64::from(end - at) * BLOCK as u64);
-            let _ = rustix::fs::fadvise(&self.data, offset, len, Advice::DontNeed);
+            self.forget(at..end);
             at = self.served.next_set(end..self.identity.blocks);
         }
+    }
+
+    /// Drops blocks from the page cache, as far as they are on the disk.
+    fn forget(&self, blocks: Range<u32>) {
+        let offset = u64::from(blocks.start) * BLOCK as u64;
+        let len = NonZeroU64::new(blocks.len() as u64 * BLOCK as u64);
+        let _ = rustix::fs::fadvise(&self.data, offset, len, Advice::DontNeed);
     }
 
     /// Reads bytes whether they are valid or not. The caller verifies them.
@@ -276,6 +305,7 @@ impl Pack {
 
     fn mark(&self, blocks: Range<u32>) -> io::Result<()> {
         let file = self.bits_file.lock().unwrap_or_else(PoisonError::into_inner);
+        self.written.set(blocks.clone());
         self.bits.set(blocks.clone());
         self.dirty.store(true, Ordering::Release);
         let (offset, bytes) = self.bits.bytes(blocks);
@@ -300,7 +330,12 @@ impl Pack {
             .used_pages()
             .map(|number| (number, self.bits.page(number)))
             .collect();
+        let written = self.written.ranges();
         self.data.sync_data().at("flush", &self.path)?;
+        for range in written {
+            self.written.clear(range.clone());
+            self.forget(range);
+        }
         let bytes = durable(&self.identity, self.boot, &pages);
         replace_file(&self.path.with_extension("durable"), &bytes)
     }
@@ -414,6 +449,7 @@ mod tests {
         pack.checkpoint().unwrap();
         pack.give_back();
         assert_eq!(pack.served.next_set(0..100_000), 100_000);
+        assert!(!pack.just_written(&(0..pack.len())));
         let mut buf = [0; 4096 * 4];
         assert!(pack.read(10 * 4096, &mut buf).unwrap());
         assert_eq!(buf, [5; 4096 * 4]);
