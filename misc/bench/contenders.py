@@ -104,20 +104,21 @@ class Lacewing(Root):
 
 
 class Nydus(Root):
-    """RAFS v6 of the united tree (nydus-image, zstd), served by nydusd's FUSE from a local blob."""
+    """RAFS v6 of the united tree (nydus-image, zstd), served by nydusd's FUSE. The blob comes from a local file, or from
+    the repository `registry` ("HOST/NAME")."""
 
-    def __init__(self, folder: Path, binaries: Path, image: Path, cache: Path | None = None):
+    def __init__(self, folder: Path, binaries: Path, image: Path, registry: str | None = None):
         super().__init__("nydus", folder)
-        self.shown = folder / "shown"
-        self.cache = cache or folder / "cache"
+        self.shown, self.cache = folder / "shown", folder / "cache"
         for path in (self.shown, self.cache):
             path.mkdir(exist_ok=True)
+        backend = {"type": "localfs", "config": {"dir": str(image / "blobs")}}
+        if registry:
+            host, _, repository = registry.partition("/")
+            backend = {"type": "registry", "config": {"scheme": "http", "host": host, "repo": repository}}
         config = folder / "config.json"
         config.write_text(json.dumps({
-            "device": {
-                "backend": {"type": "localfs", "config": {"dir": str(image / "blobs")}},
-                "cache": {"type": "blobcache", "config": {"work_dir": str(self.cache)}},
-            },
+            "device": {"backend": backend, "cache": {"type": "blobcache", "config": {"work_dir": str(self.cache)}}},
             "mode": "direct", "digest_validate": False, "iostats_files": False, "enable_xattr": True,
         }))
         command = [binaries / "nydusd", "fuse", "--rlimit-nofile", "0", "--config", config, "--mountpoint", self.shown,

@@ -15,7 +15,8 @@ from lab.process import run, wait_until
 
 from .contenders import Ext4, Lacewing, Nydus, Root, build_nydus
 from .cpu import cost, drop_caches, page_cache, resident
-from .subject import Subject
+from .far import Far
+from .subject import DATABASE, Subject
 
 READER = str(Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")) / "release/bench-reader")
 
@@ -43,16 +44,16 @@ class Roots:
     """The contenders that are compared warm or with all chunks local, mounted together."""
 
     def __init__(self, subject: Subject):
-        at = subject.folder / "roots"
-        self.ext4 = Ext4(at / "ext4", subject.layers)
-        self.incomplete = completed(Lacewing("incomplete", at / "incomplete", subject.converted, background=True))
-        first = completed(Lacewing("filler", at / "filler", subject.converted, background=True))
+        at, image = subject.folder / "roots", subject.large
+        self.ext4 = Ext4(at / "ext4", image.layers)
+        self.incomplete = completed(Lacewing("incomplete", at / "incomplete", image.converted, background=True))
+        first = completed(Lacewing("filler", at / "filler", image.converted, background=True))
         store = first.store
         first.close()
-        self.complete = Lacewing("complete", at / "complete", subject.converted, store=store)
+        self.complete = Lacewing("complete", at / "complete", image.converted, store=store)
         self.all: list[Root] = [self.ext4, self.incomplete, self.complete]
-        if subject.nydus:
-            self.nydus = Nydus(at / "nydus", subject.binaries, subject.nydus)
+        if image.nydus:
+            self.nydus = Nydus(at / "nydus", subject.binaries, image.nydus)
             run("sh", "-c", "find . -type f -exec cat {} + >/dev/null", cwd=self.nydus.shown)  # fills its cache
             self.all.append(self.nydus)
 
@@ -129,12 +130,12 @@ def convert_speed(subject: Subject, rounds: int) -> Result:
         for name, options in (("default", []), ("level 3", ["--level", "3"])):
             target = subject.folder / "speed"
             shutil.rmtree(target, ignore_errors=True)
-            taken = cost([str(lacewing()), "convert", "--json", *options, subject.source, f"oci:{target}:x"])
-            figures[name].append(subject.plain_bytes / 1e6 / taken.cpu)
+            taken = cost([str(lacewing()), "convert", "--json", *options, subject.usual.source, f"oci:{target}:x"])
+            figures[name].append(subject.usual.plain_bytes / 1e6 / taken.cpu)
             cores.append(taken.cpu / taken.wall)
         if subject.binaries:
-            taken = cost(build_nydus(subject.binaries, subject.tree, subject.folder / "nydus-speed"))
-            figures["nydus"].append(subject.plain_bytes / 1e6 / taken.cpu)
+            taken = cost(build_nydus(subject.binaries, subject.usual.tree, subject.folder / "nydus-speed"))
+            figures["nydus"].append(subject.usual.plain_bytes / 1e6 / taken.cpu)
     best = {name: median(values) for name, values in figures.items() if values}
     return Result(f"{best['default']:.0f} / {best['level 3']:.0f}; {median(cores):.1f} cores",
                   show(best, "plain MB per CPU second (nydus: from a folder)", 0))
@@ -154,20 +155,24 @@ def stored_size(layout: Path) -> int:
     return total
 
 
+def tree_size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def zstd_size(tars: list[Path]) -> int:
     return sum(int(run("sh", "-c", f"zstd -3 -q -c {tar} | wc -c")) for tar in tars)
 
 
 def converted_size(subject: Subject, _rounds: int) -> Result:
-    base = zstd_size(subject.layers)
+    base = zstd_size(subject.usual.layers)
     sizes = {}
     for name, options in (("default", []), ("level 3", ["--level", "3"])):
         target = subject.folder / "size"
         shutil.rmtree(target, ignore_errors=True)
-        run(lacewing(), "convert", "--json", *options, subject.source, f"oci:{target}:x")
+        run(lacewing(), "convert", "--json", *options, subject.usual.source, f"oci:{target}:x")
         sizes[name] = stored_size(target)
-    if subject.nydus:
-        sizes["nydus"] = sum(f.stat().st_size for f in (subject.nydus / "blobs").iterdir()) + (subject.nydus / "bootstrap").stat().st_size
+    if subject.usual.nydus:
+        sizes["nydus"] = tree_size(subject.usual.nydus)
     ratios = {name: size / base for name, size in sizes.items()}
     return Result(f"{ratios['default']:.3f} / {ratios['level 3']:.3f}",
                   show({"zstd -3": base / 1e6, **{n: s / 1e6 for n, s in sizes.items()}}, "MB", 1))
@@ -176,7 +181,7 @@ def converted_size(subject: Subject, _rounds: int) -> Result:
 def second_version(subject: Subject, _rounds: int) -> Result:
     target = subject.folder / "second"
     shutil.rmtree(target, ignore_errors=True)
-    run(lacewing(), "convert", subject.source, f"oci:{target}:v1")
+    run(lacewing(), "convert", subject.usual.source, f"oci:{target}:v1")
     before = {f.name for f in (target / "blobs/sha256").iterdir()}
     original = {f.name for f in Path(subject.second.split(":")[1], "blobs/sha256").iterdir()}
     run(lacewing(), "convert", subject.second, f"oci:{target}:v2")
@@ -184,7 +189,7 @@ def second_version(subject: Subject, _rounds: int) -> Result:
     seen: set[bytes] = set()
     distinct = subject.folder / "distinct"
     with distinct.open("wb") as out:
-        for version, tars in ((1, subject.layers), (2, subject.second_layers)):
+        for version, tars in ((1, subject.usual.layers), (2, subject.second_layers)):
             for tar in tars:
                 for content in regular_contents(tar):
                     for at in range(0, len(content), 4096):
@@ -210,16 +215,16 @@ def regular_contents(tar: Path):
 
 def mount_time(subject: Subject, rounds: int) -> Result:
     at = subject.folder / "mount"
-    first = Lacewing("first", at / "first", subject.converted)
+    first = Lacewing("first", at / "first", subject.usual.converted)
     store = first.store
     first.close()
     ours, theirs = [], []
     for _ in range(rounds):
-        root = Lacewing("again", at / "again", subject.converted, store=store)
+        root = Lacewing("again", at / "again", subject.usual.converted, store=store)
         ours.append(root.mount_seconds * 1e3)
         root.close()
-        if subject.nydus:
-            other = Nydus(at / "nydus", subject.binaries, subject.nydus)
+        if subject.usual.nydus:
+            other = Nydus(at / "nydus", subject.binaries, subject.usual.nydus)
             theirs.append(other.mount_seconds * 1e3)
             other.close()
     detail = {"whole `lacewing mount`, process start included": median(ours)}
@@ -305,13 +310,16 @@ def with_roots(measure: Callable[[Roots, int], Result]) -> Callable[[Subject, in
 # --- nothing local -------------------------------------------------------------------------------------------------------
 
 
-def fresh(subject: Subject, name: str, number: int) -> Root:
-    at = subject.folder / "fresh" / f"{name}-{number}"
-    return Lacewing(name, at, subject.converted) if name == "lacewing" else Nydus(at, subject.binaries, subject.nydus)
-
-
 def contenders(subject: Subject) -> list[str]:
-    return ["lacewing"] + (["nydus"] if subject.nydus else [])
+    return ["lacewing"] + (["nydus"] if subject.binaries else [])
+
+
+def fresh(subject: Subject, name: str, number: int) -> Root:
+    """A root with nothing local, over files of this machine."""
+    at, image = subject.folder / "fresh" / f"{name}-{number}", subject.usual
+    if name == "lacewing":
+        return Lacewing(name, at, image.converted)
+    return Nydus(at, subject.binaries, image.nydus)
 
 
 def read_all(subject: Subject, rounds: int) -> Result:
@@ -333,19 +341,23 @@ def read_all(subject: Subject, rounds: int) -> Result:
 def random_reads(subject: Subject, rounds: int) -> Result:
     mean: dict[str, list[float]] = {name: [] for name in contenders(subject)}
     decoded: dict[str, list[float]] = {name: [] for name in contenders(subject)}
-    for number in range(rounds):
-        for name in contenders(subject):
-            root = fresh(subject, name, number)
-            large = largest_file(root.path)
-            taken = cost([READER, "random", large, "200", "7"], root.servers, cold=True, cwd=str(root.path))
-            mean[name].append(taken.output["mean_us"] / 1e3)
-            kept = root.store / "packs" if isinstance(root, Lacewing) else root.cache
-            decoded[name].append(sum(path.stat().st_blocks for path in kept.iterdir()) * 512 / 1e6)
-            root.close()
-            shutil.rmtree(root.folder, ignore_errors=True)
+    trips = []
+    with Far(subject) as far:
+        for number in range(rounds):
+            for name in contenders(subject):
+                root = far.root(name, number)
+                taken = cost([READER, "random", DATABASE, "200", "7"], root.servers, cold=True, cwd=str(root.path))
+                mean[name].append(taken.output["mean_us"] / 1e3)
+                kept = root.store / "packs" if isinstance(root, Lacewing) else root.cache
+                decoded[name].append(sum(path.stat().st_blocks for path in kept.iterdir()) * 512 / 1e6)
+                root.close()
+                shutil.rmtree(root.folder, ignore_errors=True)
+            trips.append(far.round_trip_ms())
+    size = (subject.large.tree / DATABASE).stat().st_size >> 20
     return Result(f"{median(decoded['lacewing']):.0f} MB; {median(mean['lacewing']):.2f} ms",
                   "plain MB on disk afterwards: " + show({n: median(v) for n, v in decoded.items()}, "MB", 0)
-                  + "; mean " + show({n: median(v) for n, v in mean.items()}, "ms (source: local file)"))
+                  + "; mean " + show({n: median(v) for n, v in mean.items()}, "ms")
+                  + f" ({size} MiB file; docker-registry behind a relay, one byte and back {median(trips):.2f} ms)")
 
 
 ROWS = [

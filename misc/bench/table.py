@@ -21,7 +21,7 @@ def write(subject, results, rounds: int) -> None:
     """Replaces the table in the document."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     facts = (f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} cores, {memory} GiB, ext4; "
-             f"image of {subject.plain_bytes / 1e6:.0f} MB plain in {len(subject.layers)} layers; medians of {rounds}, interleaved.")
+             f"image of {subject.usual.plain_bytes / 1e6:.0f} MB plain in {len(subject.usual.layers)} layers; medians of {rounds}, interleaved.")
     text = DOCUMENT.read_text()
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
