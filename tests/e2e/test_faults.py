@@ -57,7 +57,8 @@ class Readers:
             reader.terminate()
         outputs = [reader.communicate(timeout=180)[0] for reader in self.running]
         if any(reader.returncode for reader in self.running):
-            raise AssertionError(f"readers ended with {[reader.returncode for reader in self.running]}")
+            statuses = [reader.returncode for reader in self.running]
+            raise AssertionError(f"readers ended with {statuses}\n" + "\n".join(outputs))
         return [json.loads(output) for output in outputs]
 
 
@@ -76,6 +77,11 @@ def readers(count: int, root: Path, files: Path, seconds: float):
 
 class WorkerKilled(Case):
     """A hundred kills of the worker while containers read: no reader notices."""
+
+    def fate(self, node, container) -> str:
+        """What became of the container whose files readers could not read."""
+        there = Path(f"/proc/{container.pid}").exists()
+        return f"its process is {'there' if there else 'gone'}\n{node.containerd.process.tail(40)}"
 
     def test_storm(self):
         node = self.world.new_node(2)
@@ -96,8 +102,8 @@ class WorkerKilled(Case):
                     if len(killed) % 10 == 0:
                         drop_caches()
                 seen = started.results()
+            self.assertEqual([error for one in seen for error in one["errors"]], [], self.fate(node, container))
             self.assertIn("ready", container.exec(*self.world.images["python"].ready, timeout=120))
-        self.assertEqual([error for one in seen for error in one["errors"]], [])
         self.assertGreaterEqual(len(killed), KILLS)
         self.assertGreater(sum(one["files"] for one in seen), 200)
         self.assertGreater(sum(one["mapped"] for one in seen), 50)
