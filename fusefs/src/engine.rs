@@ -80,6 +80,7 @@ impl Engine {
             source: options.source.clone(),
             runtime: options.runtime.clone(),
             read_timeout: options.read_timeout,
+            clock: options.clock.clone(),
         };
         let places = Places::open(&root.join("places"))?;
         let fetcher = Arc::new(Fetcher::new(fetching, places, volumes.clone(), tally.clone())?);

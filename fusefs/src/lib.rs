@@ -59,6 +59,7 @@ mod aside;
 mod background;
 mod buffer;
 mod catalogue;
+mod clock;
 mod erofs;
 mod evict;
 mod fetch;
@@ -85,6 +86,7 @@ mod volumes;
 mod windows;
 mod wire;
 
+pub use clock::Clock;
 pub use engine::Engine;
 pub use error::{Error, ReadError, Result};
 pub use options::{Feature, Features, Options, Way};

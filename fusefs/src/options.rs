@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::error::Result;
 use crate::pace::Pace;
 use crate::source::BlobSource;
@@ -50,6 +51,8 @@ pub struct Options {
     /// How long a read may wait for unavailable bytes before it fails. Default 60 s: longer than a
     /// registry's restart, shorter than most liveness probes' patience.
     pub read_timeout: Duration,
+    /// The clock for that. Default: the system's.
+    pub clock: Clock,
     /// How layers are shown. Default: by the kernel where it can.
     pub trees: Way,
     /// Whether shown layers are completed in the background. Default true.
@@ -79,6 +82,7 @@ impl Options {
             source,
             runtime,
             read_timeout: Duration::from_secs(60),
+            clock: Clock::default(),
             trees: Way::Auto,
             background: true,
             pace: Pace::default(),

@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use crate::aside;
+use crate::clock::Clock;
 use crate::erofs;
 use crate::error::{Error, IoContext, Result};
 use crate::fetch::{Fetcher, FetcherOptions};
@@ -113,6 +114,7 @@ fn serve(dir: &Path, runtime: &Handle) -> Result<(bool, u64, Serving)> {
         source: Arc::new(Nothing),
         runtime: runtime.clone(),
         read_timeout: Duration::from_secs(1),
+        clock: Clock::default(),
     };
     let fetcher = Arc::new(Fetcher::new(options, places, volumes.clone(), tally.clone())?);
     let connection = mount_data(&dir.join("fuse"))?;

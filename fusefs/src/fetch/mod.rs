@@ -17,7 +17,7 @@ mod waiter;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
@@ -30,6 +30,7 @@ use self::shared::{Shared, watch_deadlines};
 use self::trouble::Trouble;
 pub(crate) use self::waiter::{Answer, Origin};
 use self::waiter::{State, Waiter};
+use crate::clock::Clock;
 use crate::error::{ReadError, Result};
 use crate::source::BlobSource;
 use crate::store::pack::{PackNumber, blocks_of};
@@ -55,6 +56,7 @@ pub(crate) struct FetcherOptions {
     pub(crate) source: Arc<dyn BlobSource>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) read_timeout: Duration,
+    pub(crate) clock: Clock,
 }
 
 impl Fetcher {
@@ -69,6 +71,7 @@ impl Fetcher {
             source: options.source,
             runtime: options.runtime,
             read_timeout: options.read_timeout,
+            clock: options.clock,
             tally,
             places,
             volumes,
@@ -129,7 +132,7 @@ impl Fetcher {
         let waiter = Arc::new(Waiter {
             origin,
             interrupted: AtomicBool::new(false),
-            deadline: Instant::now() + shared.read_timeout,
+            deadline: shared.clock.now() + shared.read_timeout,
             frames: keys.clone(),
             volume: volume.clone(),
             offset: read.start,

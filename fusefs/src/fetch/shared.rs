@@ -16,6 +16,7 @@ use super::carry;
 use super::decode::Decoders;
 use super::trouble::Trouble;
 use super::waiter::Waiter;
+use crate::clock::Clock;
 use crate::error::ReadError;
 use crate::signal::being_killed;
 use crate::source::BlobSource;
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(super) source: Arc<dyn BlobSource>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) read_timeout: Duration,
+    pub(super) clock: Clock,
     pub(super) tally: Arc<Tally>,
     pub(super) places: Places,
     pub(super) volumes: Arc<Volumes>,
@@ -132,7 +134,7 @@ impl Shared {
 
     /// Notes that a reader's time was over before its frames came.
     pub(super) fn give_up(&self, waiter: &Waiter) {
-        let now = Instant::now();
+        let now = self.clock.now();
         let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
         given_up.retain(|_, when| now.duration_since(*when) < JUST);
         given_up.extend(waiter.frames.iter().map(|key| (*key, now)));
@@ -141,7 +143,10 @@ impl Shared {
     /// Whether a reader's time for this frame has only just been over. Says so once.
     pub(super) fn just_given_up(&self, key: Key) -> bool {
         let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
-        given_up.remove(&key).is_some_and(|when| when.elapsed() < JUST)
+        let now = self.clock.now();
+        given_up
+            .remove(&key)
+            .is_some_and(|when| now.duration_since(when) < JUST)
     }
 
     pub(super) fn note_trouble(&self, run: &Run<Target>, error: &ReadError) {
@@ -179,7 +184,7 @@ pub(super) async fn watch_deadlines(shared: Weak<Shared>) {
             // Wakes now and then to notice that the fetcher is gone.
             let _ = tokio::time::timeout(Duration::from_secs(5), waiting).await;
         }
-        let now = Instant::now();
+        let now = strong.clock.now();
         let waiters: Vec<(u64, Arc<Waiter>)> = strong
             .waiters()
             .iter()
