@@ -79,6 +79,11 @@ pub(crate) enum Command {
     ///
     /// Asks the daemon. The JSON names and their meaning are stable; they are explained in misc/docs/status.md.
     Status(StatusArgs),
+    /// Say what on this node keeps layers from being lazy, and what to change
+    ///
+    /// Looks at kernel, daemon, containerd's configuration, disk, registries and credentials, and changes nothing. Exit
+    /// status 1 if anything is wrong.
+    Doctor(DoctorArgs),
     /// The process that serves; started by the daemon
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -248,6 +253,34 @@ pub(crate) struct StatusArgs {
     /// The daemon's socket
     #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
     pub(crate) address: PathBuf,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `lacewing doctor`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lacewing doctor
+  lacewing doctor --image registry.example/debian:12    is it there, may we read it, is it converted?
+  lacewing doctor --json | jq '.findings[] | select(.verdict != \"ok\")'")]
+pub(crate) struct DoctorArgs {
+    /// As for `lacewing daemon`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// As for `lacewing daemon`
+    #[arg(long, value_name = "SOCK")]
+    pub(crate) address: Option<PathBuf>,
+    /// As for `lacewing daemon`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// containerd's configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml")]
+    pub(crate) containerd_config: PathBuf,
+    /// Also look for this image in its registry
+    #[arg(long, value_name = "REF")]
+    pub(crate) image: Option<String>,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -167,6 +167,14 @@ impl Config {
         };
         resolve(raw, overrides)
     }
+
+    /// What holds where no file says anything.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] for what the command line says.
+    pub(crate) fn defaults(overrides: Overrides) -> Result<Config, ConfigError> {
+        resolve(Raw::default(), overrides)
+    }
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {

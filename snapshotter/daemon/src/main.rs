@@ -7,6 +7,7 @@
 //!  lacewing convert, check, inspect ── converter
 //!  lacewing mount ── converter (indexes), fusefs, overlay
 //!  lacewing status ── control
+//!  lacewing doctor ── control, containerd's configuration, oci
 //! ```
 //!
 //! Only wiring lives here; logic belongs to the crates below.
@@ -20,6 +21,7 @@ mod cli;
 mod config;
 mod control;
 mod convert;
+mod doctor;
 mod fds;
 mod http;
 mod inspect;
@@ -88,6 +90,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::run(args),
         Command::Inspect(args) => inspect::run(args).map(|()| Outcome::Done),
         Command::Mount(args) => mount::run(args).map(|()| Outcome::Done),
+        Command::Doctor(args) => doctor::run(args),
         Command::Status(args) => status::run(args).map(|()| Outcome::Done),
     }
 }

@@ -1,0 +1,197 @@
+"""`lacewing doctor` on a node as it should be, and on broken ones: each is made here, and must be found with what to do."""
+
+import json
+import re
+import socket
+from pathlib import Path
+
+from cases import Case, for_each
+from lab import tool
+from lab.nodes import Daemon
+from lab.paths import lacewing
+from lab.process import CommandFailed, run
+
+IMAGE = "redis"
+
+
+def doctor(node, *options, around=()) -> tuple[int, dict]:
+    """Its exit status and report. `around`: what to run it in."""
+    root = () if "--root" in options else ("--root", node.daemon.root)
+    command = [
+        *around, lacewing(), "doctor", "--json", *root, "--address", node.daemon.socket,
+        "--config", node.daemon.config, "--containerd-config", node.containerd.folder / "config.toml", *options,
+    ]
+    try:
+        return 0, tool.last_json(run(*command, timeout=120))
+    except CommandFailed as failed:
+        return failed.status, tool.last_json(failed.output)
+
+
+def problems(report: dict) -> dict[str, str]:
+    return {found["check"]: f"{found['found']} -> {found['advice']}" for found in report["findings"] if found["verdict"] == "problem"}
+
+
+class Healthy(Case):
+    def check(self, generation: int) -> None:
+        node = self.world.node(generation)
+        status, report = doctor(node, "--image", self.world.lazy(IMAGE))
+        self.assertEqual((problems(report), status, report["healthy"]), ({}, 0, True))
+        text = run(lacewing(), "doctor", "--root", node.daemon.root, "--address", node.daemon.socket, "--config",
+                   node.daemon.config, "--containerd-config", node.containerd.folder / "config.toml")
+        self.assertIn("nothing is wrong", text)
+
+    def test_1(self):
+        self.check(1)
+
+    def test_2(self):
+        self.check(2)
+
+
+def edited(file: Path, pattern: str, replacement: str) -> None:
+    text = file.read_text()
+    changed = re.sub(pattern, replacement, text)
+    assert changed != text, (pattern, text)
+    file.write_text(changed)
+
+
+class Sick:
+    """A node's set-up, and ways to break it. Each returns further options of `doctor` and what it is to run in."""
+
+    def __init__(self, world, node, folder: Path):
+        self.world, self.node, self.folder = world, node, folder
+
+    @property
+    def containerd(self) -> Path:
+        return self.node.containerd.folder / "config.toml"
+
+    @property
+    def config(self) -> Path:
+        return self.node.daemon.config
+
+    def masked(self, target: str, content: str) -> list:
+        """Runs what follows with another file in the place of `target`."""
+        file = self.folder / "mask"
+        file.write_text(content)
+        return ["unshare", "-m", "sh", "-c", f'mount --bind "{file}" {target} && exec "$@"', "sh"]
+
+    def no_daemon(self):
+        self.node.daemon.stop()
+
+    def killed_daemon(self):
+        self.node.daemon.kill_all()
+
+    def no_plugin(self):
+        edited(self.containerd, r"proxy_plugins\.lacewing", "proxy_plugins.other")
+
+    def wrong_address(self):
+        edited(self.containerd, re.escape(str(self.node.daemon.socket)), "/run/elsewhere.sock")
+
+    def pods_use_overlayfs(self):
+        edited(self.containerd, r'(cri\.v1\.images"\]\n  snapshotter = )"lacewing"', r'\1"overlayfs"')
+
+    def no_unpack_config(self):
+        edited(self.containerd, r'snapshotter = "lacewing"\n  differ', 'snapshotter = "native"\n  differ')
+
+    def rebase(self):
+        edited(self.containerd, '"remap-ids"', '"remap-ids", "rebase"')
+
+    def containerd_gone(self):
+        self.node.containerd.stop()
+
+    def no_erofs(self):
+        return (), self.masked("/proc/filesystems", "nodev\tproc\nnodev\toverlay\nnodev\tfuse\n")
+
+    def no_fuse_device(self):
+        return (), self.masked("/dev/fuse", "")
+
+    def open_socket(self):
+        self.node.daemon.socket.chmod(0o666)
+
+    def unknown_field(self):
+        self.config.write_text(self.config.read_text() + "\n[lazzy]\nenabled = true\n")
+
+    def broken_hosts(self):
+        hosts = self.folder / "certs.d/registry.example"
+        hosts.mkdir(parents=True)
+        (hosts / "hosts.toml").write_text("server = \n")
+        self.config.write_text(f'{self.config.read_text()}\n[registry]\nhosts_dir = "{hosts.parent}"\n')
+
+    def helper_missing(self):
+        file = self.folder / "config.json"
+        file.write_text(json.dumps({"credsStore": "nowhere"}))
+        self.config.write_text(f'{self.config.read_text()}\n[registry]\ndocker_config = "{file}"\n')
+
+    def registry_away(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return ("--image", f"127.0.0.1:{probe.getsockname()[1]}/a:1"), ()
+
+    def image_not_there(self):
+        return ("--image", f"{self.world.registry.address}/nothing/here:1"), ()
+
+    def image_not_converted(self):
+        return ("--image", self.world.plain(IMAGE)), ()
+
+    def hardly_any_space(self):
+        disk, place = self.folder / "disk", self.folder / "small"
+        with disk.open("wb") as file:
+            file.truncate(32 << 20)
+        run("mkfs.ext4", "-q", "-F", disk)
+        place.mkdir()
+        run("mount", "-o", "loop", disk, place)
+        return ("--root", place / "root"), ()
+
+    def root_on_tmpfs(self):
+        place = self.folder / "tmpfs"
+        place.mkdir()
+        run("mount", "-t", "tmpfs", "none", place)
+        return ("--root", place / "root"), ()
+
+    def switched_off_by_the_kernel(self):
+        """The daemon runs where it may not use FUSE."""
+        daemon: Daemon = self.node.daemon
+        daemon.stop()
+        daemon.process.command = [*self.masked("/dev/fuse", ""), *daemon.process.command]
+        run("umount", "-l", daemon.root / "data", check=False)
+        daemon.start()
+
+
+FOUND = {
+    "no_daemon": ("daemon", "systemctl enable --now lacewing"),
+    "killed_daemon": ("mounts", "is dead"),
+    "no_plugin": ("containerd plugin", "has no plugin `lacewing`"),
+    "wrong_address": ("containerd plugin", "/run/elsewhere.sock"),
+    "pods_use_overlayfs": ("containerd CRI", 'set snapshotter = "lacewing"'),
+    "no_unpack_config": ("containerd transfer", "add an unpack_config"),
+    "rebase": ("containerd plugin", "rebase"),
+    "containerd_gone": ("containerd", "start containerd"),
+    "no_erofs": ("erofs", "modprobe erofs"),
+    "no_fuse_device": ("/dev/fuse", "modprobe fuse"),
+    "open_socket": ("socket", "chmod 600"),
+    "unknown_field": ("configuration", "lazzy"),
+    "broken_hosts": ("hosts", "hosts.toml"),
+    "helper_missing": ("credentials", "docker-credential-nowhere"),
+    "registry_away": ("image", "unavailable"),
+    "image_not_there": ("image", "not found"),
+    "image_not_converted": ("image", "lacewing convert"),
+    "hardly_any_space": ("disk space", "free some space"),
+    "root_on_tmpfs": ("disk", "tmpfs"),
+    "switched_off_by_the_kernel": ("daemon", "layers are not lazy here"),
+}
+
+
+@for_each([(name,) for name in FOUND])
+class Broken(Case):
+    def check(self, name: str) -> None:
+        folder = self.world.lab.directory(f"doctor-{name}")
+        self.world.lazy(IMAGE)
+        sick = Sick(self.world, self.world.new_node(2), folder)
+        options, around = getattr(sick, name)() or ((), ())
+        status, report = doctor(sick.node, *options, around=around)
+        check, words = FOUND[name]
+        found = problems(report)
+        self.assertEqual((status, report["healthy"]), (1, False))
+        self.assertIn(check, found)
+        self.assertIn(words, found[check])
+        if name in {"no_daemon", "killed_daemon"}:
+            sick.node.daemon.start()
