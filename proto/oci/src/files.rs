@@ -1,6 +1,7 @@
 //! Files of an OCI layout, in a folder or in a tar, read by position.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
@@ -12,7 +13,10 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{Error, limits::MAX_ARCHIVE_ENTRIES};
+use crate::{
+    Error,
+    limits::{MAX_ARCHIVE_ENTRIES, MAX_ARCHIVE_HEADERS},
+};
 
 /// Where a layout's files are. All calls block on the disk.
 pub(crate) enum Files {
@@ -107,11 +111,13 @@ impl Files {
         refuse_compressed(&mut file, path)?;
         let length = file.metadata().map_err(io)?.len();
         let mut entries = HashMap::new();
-        let mut archive = tar::Archive::new(&file);
+        let headers = Headers::new(&file);
+        let mut archive = tar::Archive::new(&headers);
         let members = archive
             .entries_with_seek()
             .map_err(|error| corrupt(error.to_string()))?;
         for (count, member) in members.enumerate() {
+            headers.allow_next();
             if count >= MAX_ARCHIVE_ENTRIES {
                 return Err(corrupt(format!("it has more than {MAX_ARCHIVE_ENTRIES} members")));
             }
@@ -135,6 +141,49 @@ impl Files {
             file: Arc::new(file),
             entries,
         })
+    }
+}
+
+/// An archive's headers as they are read; contents are passed over by seeking. Bounded for each member: a long name would
+/// fill the memory otherwise.
+struct Headers<'a> {
+    file: &'a File,
+    left: Cell<u64>,
+}
+
+impl<'a> Headers<'a> {
+    fn new(file: &'a File) -> Self {
+        Self {
+            file,
+            left: Cell::new(MAX_ARCHIVE_HEADERS),
+        }
+    }
+
+    /// Allows the next member's headers to be read.
+    fn allow_next(&self) {
+        self.left.set(MAX_ARCHIVE_HEADERS);
+    }
+}
+
+impl std::io::Read for &Headers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            let reason = format!("the headers of a member have more than {MAX_ARCHIVE_HEADERS} bytes");
+            return Err(std::io::Error::other(reason));
+        }
+        let len = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut file = self.file;
+        let read = file.read(&mut buffer[..len])?;
+        self.left.set(left - read as u64);
+        Ok(read)
+    }
+}
+
+impl std::io::Seek for &Headers<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let mut file = self.file;
+        file.seek(to)
     }
 }
 

@@ -92,6 +92,10 @@ pub(crate) const IO_PART: usize = 256 << 10;
 /// Most entries of an OCI archive: an image has at most some hundred blobs; this allows archives of many images.
 pub(crate) const MAX_ARCHIVE_ENTRIES: usize = 100_000;
 
+/// Most bytes of headers before a member of an OCI archive, long names and PAX records included. Its names have less than a
+/// hundred bytes; this leaves room for whatever else an archiver notes down.
+pub(crate) const MAX_ARCHIVE_HEADERS: u64 = 1 << 20;
+
 /// Longest name of a repository with its host (distribution: 255), and of an image in a layout.
 pub(crate) const MAX_NAME: usize = 255;
 

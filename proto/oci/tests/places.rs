@@ -362,6 +362,44 @@ async fn truncated_archives_are_errors() {
     }
 }
 
+/// An archive of one member whose name stands in an extended header of `len` bytes.
+fn long_named(kind: tar::EntryType, len: usize) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(len as u64);
+    archive
+        .append_data(&mut header, "././@LongLink", vec![b'n'; len].as_slice())
+        .unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    archive
+        .append_data(&mut header, "oci-layout", std::io::empty())
+        .unwrap();
+    archive.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn long_names_in_archives_have_a_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.tar");
+    let name = format!("oci-archive:{}", file.display());
+    for kind in [
+        tar::EntryType::GNULongName,
+        tar::EntryType::GNULongLink,
+        tar::EntryType::XHeader,
+    ] {
+        std::fs::write(&file, long_named(kind, 8 << 20)).unwrap();
+        let error = try_open(&name, Access::Read).await.err().unwrap();
+        assert!(error.to_string().contains("headers"), "{kind:?}: {error}");
+        assert!(matches!(error, Error::Corrupt { .. }), "{kind:?}: {error}");
+    }
+    // What is within the bound is read.
+    std::fs::write(&file, long_named(tar::EntryType::GNULongName, 3000)).unwrap();
+    let error = try_open(&name, Access::Read).await.err().unwrap();
+    assert!(error.to_string().contains("oci-layout is missing"), "{error}");
+}
+
 /// skopeo, an independent implementation, reads what is written here, and the other way round.
 #[tokio::test]
 async fn skopeo_agrees() {
