@@ -51,7 +51,7 @@ pub use image::convert;
 pub use inspect::{
     BlobInspection, ImageInspection, Inspection, LayerInspection, export, inspect, inspect_file,
 };
-pub use load::{LayerIndex, load_indexes};
+pub use load::{LayerIndex, find_indexes, load_indexes, load_indexes_of};
 pub use progress::{Event, NoProgress, Progress};
 pub use report::{ImageReport, LayerReport, Report};
 pub use verify::{Difference, check};

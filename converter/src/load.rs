@@ -182,21 +182,43 @@ pub(crate) async fn index(
 /// Reads the indexes of an image, bottom layer first.
 pub(crate) async fn indexes(store: &Store, image: &Image) -> Result<Vec<LayerIndex>, Error> {
     let what = format!("{}@{}", store.place(), image.digest);
-    let bound = bound_layers(&what, &image.manifest)?;
+    load_indexes_of(store, bound_layers(&what, &image.manifest)?).await
+}
+
+/// The layers of one platform's image with the indexes their annotations name, bottom layer first. `platform`:
+/// `linux/amd64`; none: this machine's.
+///
+/// # Errors
+/// [`Error::NotConverted`] if a layer has no index annotation; see [`Error`].
+pub async fn find_indexes(
+    store: &Store,
+    platform: Option<&str>,
+) -> Result<Vec<(Descriptor, IndexRef)>, Error> {
+    let image = image(store, platform).await?;
+    bound_layers(&format!("{}@{}", store.place(), image.digest), &image.manifest)
+}
+
+/// Reads indexes, in the order given.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn load_indexes_of(
+    store: &Store,
+    layers: Vec<(Descriptor, IndexRef)>,
+) -> Result<Vec<LayerIndex>, Error> {
     let room = Room::default();
-    let reads = bound
+    let reads = layers
         .into_iter()
         .map(|(layer, reference)| index(store, layer, reference, &room));
     futures::stream::iter(reads).buffered(AT_ONCE).try_collect().await
 }
 
-/// Reads the indexes of one platform's image, bottom layer first. `platform`: `linux/amd64`; none: this machine's.
+/// Reads the indexes of one platform's image, as [`find_indexes`] finds them.
 ///
 /// # Errors
-/// [`Error::NotConverted`] if a layer has no index annotation; see [`Error`].
+/// As [`find_indexes`].
 pub async fn load_indexes(store: &Store, platform: Option<&str>) -> Result<Vec<LayerIndex>, Error> {
-    let image = image(store, platform).await?;
-    indexes(store, &image).await
+    load_indexes_of(store, find_indexes(store, platform).await?).await
 }
 
 #[cfg(test)]

@@ -76,12 +76,14 @@ fn probe_in(dir: &Path, deny: &[Feature], runtime: &Handle) -> Result<Features> 
         read_back(&image, &plain_file, directio, &target)?;
         read_back(&image, &fuse.join(PACK.to_string()), directio, &target)
     };
-    let erofs_file = if denied(Feature::ErofsFile) {
-        Err("EROFS mounts of files are switched off".to_owned())
-    } else {
-        tree(false)
+    let allowed = !denied(Feature::ErofsFile);
+    let directio = allowed && !denied(Feature::DirectIo) && tree(true).is_ok();
+    // What works with the option is not used without it.
+    let erofs_file = match (allowed, directio) {
+        (false, _) => Err("EROFS mounts of files are switched off".to_owned()),
+        (true, true) => Ok(()),
+        (true, false) => tree(false),
     };
-    let directio = erofs_file.is_ok() && !denied(Feature::DirectIo) && tree(true).is_ok();
     let resend = resend && !denied(Feature::Resend);
     let offers = |flag: u64, feature| offered & flag != 0 && !denied(feature);
     serving.stop();

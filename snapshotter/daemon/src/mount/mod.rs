@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lacewing_converter::LayerIndex;
+use lacewing_converter::{find_indexes, load_indexes_of};
+use lacewing_format::annotation::IndexRef;
 use lacewing_fusefs::{Engine, LayerId, Serving};
-use lacewing_oci::{Access, Store};
+use lacewing_oci::{Access, Descriptor, Store};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use tokio::runtime::Runtime;
@@ -50,14 +51,14 @@ pub(crate) fn run(args: &MountArgs) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let (image, indexes) = runtime.block_on(async {
+    let (image, layers) = runtime.block_on(async {
         let image = Store::open(&client, &reference, Access::Read).await?;
-        let indexes = lacewing_converter::load_indexes(&image, args.platform.as_deref()).await;
-        anyhow::Ok((image, indexes.map_err(|error| explain(error, &args.reference))?))
+        let layers = find_indexes(&image, args.platform.as_deref()).await;
+        anyhow::Ok((image, layers.map_err(|error| explain(error, &args.reference))?))
     })?;
     overlay::remove_dead(&dir)?;
     let store = StoreDir::open(args.store.as_deref())?;
-    let mounted = Mounted::new(args, &runtime, image, indexes, &store, &dir)?;
+    let mounted = Mounted::new(args, &runtime, image, layers, &store, &dir)?;
     background::ready(args.report);
     if !args.report {
         eprintln!(
@@ -93,6 +94,9 @@ fn explain(error: lacewing_converter::Error, reference: &str) -> anyhow::Error {
     error.into()
 }
 
+/// An image's layers with their indexes.
+type Bound = Vec<(Descriptor, IndexRef)>;
+
 struct Mounted {
     root: PathBuf,
     dir: PathBuf,
@@ -105,7 +109,7 @@ impl Mounted {
         args: &MountArgs,
         runtime: &Runtime,
         image: Store,
-        indexes: Vec<LayerIndex>,
+        layers: Bound,
         store: &StoreDir,
         dir: &Path,
     ) -> Result<Mounted> {
@@ -115,22 +119,16 @@ impl Mounted {
             serving: None,
             engine: None,
         };
-        if let Err(error) = mounted.build(args, runtime, image, indexes) {
+        if let Err(error) = mounted.build(args, runtime, image, layers) {
             mounted.undo();
             return Err(error);
         }
         Ok(mounted)
     }
 
-    fn build(
-        &mut self,
-        args: &MountArgs,
-        runtime: &Runtime,
-        image: Store,
-        indexes: Vec<LayerIndex>,
-    ) -> Result<()> {
+    fn build(&mut self, args: &MountArgs, runtime: &Runtime, image: Store, layers: Bound) -> Result<()> {
         let source = Arc::new(StoreSource(image));
-        let mut options = lacewing_fusefs::Options::new(&self.root, source, runtime.handle().clone());
+        let mut options = lacewing_fusefs::Options::new(&self.root, source.clone(), runtime.handle().clone());
         options.background = !args.no_background;
         options.read_timeout = Duration::from_secs(args.read_timeout);
         let engine = Engine::open(options).context("opening the store")?;
@@ -140,15 +138,25 @@ impl Mounted {
         let data = Engine::data_dir(&self.root);
         std::fs::create_dir_all(&data).with_context(|| format!("making directory {}", data.display()))?;
         self.serving = Some(engine.serve(lacewing_fusefs::mount_data(&data)?)?);
-        let mut layers = Vec::with_capacity(indexes.len());
+        // Indexes that the store has were checked when it took them in.
+        let new = layers
+            .iter()
+            .filter(|(_, index)| engine.layer(&index.digest).is_none());
+        let new = load_indexes_of(&source.0, new.cloned().collect());
+        for layer in runtime.block_on(new)? {
+            engine.add_layer(&layer.stored, layer.index.digest)?;
+        }
+        let mut shown = Vec::with_capacity(layers.len());
         let mut copies: HashMap<LayerId, u32> = HashMap::new();
-        for layer in indexes {
-            let id = engine.add_layer(&layer.stored, layer.index.digest)?;
+        for (_, index) in layers {
+            let id = engine
+                .layer(&index.digest)
+                .with_context(|| format!("{} is not in the store", index.digest))?;
             let copy = copies.entry(id).or_default();
-            layers.push(engine.show_copy(id, *copy)?.path);
+            shown.push(engine.show_copy(id, *copy)?.path);
             *copy += 1;
         }
-        overlay::mount(&layers, &self.root, &self.dir)?;
+        overlay::mount(&shown, &self.root, &self.dir)?;
         self.engine = Some(engine);
         Ok(())
     }
