@@ -13,10 +13,15 @@ use super::time::Time;
 use super::{PeerId, TreeId};
 use crate::limits::{MAX_ASKERS, MAX_DEMANDS};
 
-/// Of this many members one carries a blob before anything is known of its demand: no relay gets more children at first.
+/// Of this many members one may be asked to carry a blob before anything is known of its demand, so that a rollout's first
+/// requests do not all meet at one node.
 const UNKNOWN_RATIO: usize = 64;
-/// Small clusters need no limit before something is known.
+/// Fewer would be crowded in small clusters.
 const UNKNOWN_FLOOR: usize = 16;
+/// So many askers make a node carry a blob although nothing is known of its demand.
+pub(crate) const ENOUGH_ASKERS: usize = 3;
+/// Fewer than one of so many members are few.
+const FEW: usize = 16;
 
 #[derive(Debug, Default)]
 pub(crate) struct Demand {
@@ -128,11 +133,22 @@ impl Demand {
     }
 }
 
-/// How many members of a zone carry a blob that `demand` (0: unknown) of all `members` want.
-pub(crate) fn relays(demand: u32, members: usize, ratio: u32) -> usize {
+/// How many members, from the first of the order on, carry a blob without wanting it, if `demand` (0: unknown) of all
+/// `members` want it.
+pub(crate) fn carriers(demand: u32, members: usize, ratio: u32) -> usize {
     match demand as usize {
         0 => (members / UNKNOWN_RATIO).max(UNKNOWN_FLOOR),
         demand if demand.saturating_mul(2) >= members => usize::MAX,
         demand => (demand / ratio.max(1) as usize).max(1),
+    }
+}
+
+/// How many members, from the first of the order on, are asked at all. If few want a blob, only those who carry it; if many
+/// do, the usual parent mostly is one of them, and sends others on if it is not.
+pub(crate) fn asked(demand: u32, members: usize, ratio: u32) -> usize {
+    match demand as usize {
+        0 => usize::MAX,
+        demand if demand.saturating_mul(FEW) >= members => usize::MAX,
+        _ => carriers(demand, members, ratio),
     }
 }

@@ -1,6 +1,6 @@
 //! What a swarm tells about itself: for `lacewing explain`, `lacewing top` and metrics.
 
-use super::demand::relays;
+use super::demand;
 use super::flight::AtOrigin;
 use super::{PeerId, Swarm, TreeId};
 use crate::piece::PieceId;
@@ -87,13 +87,12 @@ impl Swarm {
     /// Tells whom this node would ask for a piece, in order, and what is going on with it now.
     pub fn explain(&self, piece: &PieceId) -> Explanation {
         let tree = self.view.tree_of(piece);
-        let demand = self
+        let wanted = self
             .demand
             .estimate(&piece.blob, tree, false, self.now, self.config.demand_memory);
-        let limit = relays(demand, self.view.members().len(), self.config.relay_ratio);
+        let limit = demand::asked(wanted, self.view.members().len(), self.config.relay_ratio);
         let mut peers = Vec::new();
-        self.view
-            .ancestors(self.me, tree, limit, u64::from(tree.0), &mut peers);
+        self.view.ancestors(self.me, tree, limit, &mut peers);
         let order = self.view.order(self.me, tree);
         let flight = self.by_piece.get(piece).and_then(|at| self.flights[*at].as_ref());
         let candidate = |peer| Candidate {

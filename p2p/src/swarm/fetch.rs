@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::demand::relays;
+use super::demand;
 use super::explain::Standing;
 use super::flight::{Ask, AtOrigin, Flight, NEVER};
 use super::time::Time;
@@ -114,14 +114,13 @@ impl Swarm {
             return None;
         }
         let (tree, blob) = (flight.tree, flight.piece.blob);
-        let demand = self
+        let wanted = self
             .demand
             .estimate(&blob, tree, false, self.now, self.config.demand_memory);
-        let limit = relays(demand, self.view.members().len(), self.config.relay_ratio);
+        let limit = demand::asked(wanted, self.view.members().len(), self.config.relay_ratio);
         let mut ancestors = std::mem::take(&mut self.scratch);
         ancestors.clear();
-        self.view
-            .ancestors(self.me, tree, limit, u64::from(tree.0), &mut ancestors);
+        self.view.ancestors(self.me, tree, limit, &mut ancestors);
         let usable = |peer: &PeerId| !flight.tried.contains(peer) && self.standing(*peer) == Standing::Good;
         let mut found = ancestors.iter().copied().find(usable);
         if found.is_none() && (flight.idle() || flight.asks.len() >= MOST_ASKS) {

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use super::demand::relays;
 use super::explain::Standing;
 use super::flight::{AtOrigin, NEVER};
 use super::uploads::{Key, Stage};
-use super::{Action, Event, Hint, OriginId, PeerId, Refusal, Swarm, TreeId};
+use super::{Action, Event, Hint, OriginId, PeerId, Refusal, Swarm, TreeId, demand, view};
 use crate::piece::{Class, PieceId};
 
 /// A request as it came in.
@@ -148,33 +147,51 @@ impl Swarm {
             return None;
         }
         if !incoming.here && !self.by_piece.contains_key(&incoming.piece) && !self.carries(incoming) {
-            let order = self.view.order(self.me, incoming.tree)?;
-            let firsts = (0..2).filter_map(|rank| order.at(rank));
-            let earlier = |peer: &PeerId| incoming.tree.distance(*peer) < incoming.tree.distance(self.me);
-            return firsts
-                .into_iter()
-                .find(|peer| earlier(peer) && self.is_good(*peer));
+            return self.carrier(incoming);
         }
         let wait = self.wait(incoming);
         if wait <= self.config.admit_wait || wait <= self.two_windows(&incoming.piece) {
             return None;
         }
         let mut parents = Vec::new();
-        let salt = u64::from(incoming.tree.0);
         self.view
-            .ancestors(self.me, incoming.tree, usize::MAX, salt, &mut parents);
+            .ancestors(self.me, incoming.tree, usize::MAX, &mut parents);
         if parents.is_empty() {
             // the first of the tree: those who should hang further down do not know yet how many they are
-            let demand = self.hint(&incoming.piece, incoming.tree).demand;
-            let limit = relays(demand, self.view.members().len(), self.config.relay_ratio);
+            let wanted = self.hint(&incoming.piece, incoming.tree).demand;
+            let limit = demand::asked(wanted, self.view.members().len(), self.config.relay_ratio);
             self.view
-                .ancestors(incoming.key.0, incoming.tree, limit, salt, &mut parents);
+                .ancestors(incoming.key.0, incoming.tree, limit, &mut parents);
             parents.truncate(1);
         }
         let other = |peer: &PeerId| *peer != self.me && *peer != incoming.key.0;
         parents
             .into_iter()
             .find(|peer| other(peer) && self.is_good(*peer))
+    }
+
+    /// Who carries the blob if this node does not: one of those who do by rank, or the first or second of the tree.
+    fn carrier(&self, incoming: &Incoming) -> Option<PeerId> {
+        let tree = incoming.tree;
+        let order = self.view.order(self.me, tree)?;
+        let carriers = demand::carriers(
+            self.wanted_by(incoming),
+            self.view.members().len(),
+            self.config.relay_ratio,
+        );
+        let slot = view::slot(incoming.key.0, tree, carriers);
+        let earlier = |peer: &PeerId| tree.distance(*peer) < tree.distance(self.me);
+        let by_rank = [slot, 0, 1].into_iter().filter_map(|rank| order.at(rank));
+        by_rank
+            .into_iter()
+            .find(|peer| earlier(peer) && self.is_good(*peer))
+    }
+
+    /// How many want the blob, as far as this node or the asker knows; 0 if neither does.
+    fn wanted_by(&self, incoming: &Incoming) -> u32 {
+        let (blob, memory) = (&incoming.piece.blob, self.config.demand_memory);
+        let heard = self.demand.estimate(blob, incoming.tree, false, self.now, memory);
+        heard.max(incoming.hint.demand)
     }
 
     fn is_good(&self, peer: PeerId) -> bool {
@@ -188,10 +205,13 @@ impl Swarm {
         if rank == 0 || self.demand.wanted(blob, self.now, memory) {
             return true;
         }
-        let heard = self.demand.estimate(blob, tree, false, self.now, memory);
-        match heard.max(incoming.hint.demand) {
-            0 => self.demand.through(blob, tree, self.now, memory).1 >= self.config.relay_ratio as usize,
-            demand => rank < relays(demand, self.view.members().len(), self.config.relay_ratio),
+        let askers = self.demand.through(blob, tree, self.now, memory).1;
+        let wanted = self.wanted_by(incoming);
+        let carriers = demand::carriers(wanted, self.view.members().len(), self.config.relay_ratio);
+        if wanted == 0 {
+            askers >= demand::ENOUGH_ASKERS
+        } else {
+            rank < carriers
         }
     }
 

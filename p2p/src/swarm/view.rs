@@ -184,15 +184,8 @@ impl View {
 
     /// Appends whom `me` asks in the tree, nearest first: its ancestors in the zone, the second of the zone (who stands in
     /// for the first), then the zone's ancestors among the zones. Only the first `relays` of the zone are asked by those
-    /// behind them, spread over these by `salt`. All are strictly earlier than `me`.
-    pub(crate) fn ancestors(
-        &self,
-        me: PeerId,
-        tree: TreeId,
-        relays: usize,
-        salt: u64,
-        out: &mut Vec<PeerId>,
-    ) {
+    /// behind them. All are strictly earlier than `me`.
+    pub(crate) fn ancestors(&self, me: PeerId, tree: TreeId, relays: usize, out: &mut Vec<PeerId>) {
         let mine = tree.distance(me);
         let mut zone_starts = mine;
         if let Some(order) = self.order(me, tree) {
@@ -200,7 +193,7 @@ impl View {
             let relays = relays.max(1);
             let mut next = match rank {
                 0 => None,
-                rank if rank >= relays => Some((mix(me.0 ^ salt) % relays as u64) as usize),
+                rank if rank >= relays => Some(slot(me, tree, relays)),
                 rank => parent(rank),
             };
             while let Some(at) = next {
@@ -270,6 +263,11 @@ impl Order<'_> {
     pub(crate) fn len(&self) -> usize {
         self.ring.len()
     }
+}
+
+/// Which of the first `relays` a member asks that stands behind them.
+pub(crate) fn slot(peer: PeerId, tree: TreeId, relays: usize) -> usize {
+    (mix(peer.0 ^ mix(u64::from(tree.0))) % relays.max(1) as u64) as usize
 }
 
 /// The rank that `rank` asks; `None` for the first.
