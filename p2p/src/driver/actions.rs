@@ -37,7 +37,9 @@ impl Loop {
                     task.abort();
                 }
             }
-            Action::Accept { to, request, hint } => self.answer(to, request, false, |id| Message::Ack { id, hint }),
+            Action::Accept { to, request, hint } => {
+                self.answer(to, request, false, |id| Message::Ack { id, hint })
+            }
             Action::Serve {
                 to,
                 request,
@@ -46,12 +48,20 @@ impl Loop {
                 hint,
             } => self.load(to, request, piece, class, hint),
             Action::PromoteUpload { to, request } => {
-                if let Some(link) = self.asking.get(&(to, request)).and_then(|link| self.links.from(*link)) {
+                if let Some(link) = self
+                    .asking
+                    .get(&(to, request))
+                    .and_then(|link| self.links.from(*link))
+                {
                     link.hurry(request);
                 }
             }
             Action::StopUpload { to, request } => {
-                if let Some(link) = self.asking.remove(&(to, request)).and_then(|link| self.links.from(link)) {
+                if let Some(link) = self
+                    .asking
+                    .remove(&(to, request))
+                    .and_then(|link| self.links.from(link))
+                {
                     link.stop(request);
                 }
             }
@@ -206,7 +216,13 @@ impl Loop {
     }
 
     /// Sends a short answer to a request.
-    fn answer(&mut self, to: PeerId, request: RequestId, last: bool, message: impl FnOnce(RequestId) -> Message) {
+    fn answer(
+        &mut self,
+        to: PeerId,
+        request: RequestId,
+        last: bool,
+        message: impl FnOnce(RequestId) -> Message,
+    ) {
         let Some(link) = self.asking.get(&(to, request)).copied() else {
             return;
         };

@@ -169,8 +169,8 @@ impl Node {
         })
     }
 
-    /// Gets a piece from the store, from other nodes or from its origin: verified bytes. Dropping the future takes the
-    /// wish back.
+    /// Gets a piece from the store, from other nodes or from its origin: verified bytes. When the future is dropped the
+    /// piece comes into the store all the same.
     ///
     /// # Errors
     /// [`GetError`] after every way was tried, at the latest at the swarm's deadline.
@@ -241,7 +241,7 @@ impl Node {
     }
 }
 
-/// Takes a wish back when its future is dropped.
+/// Forgets a waiter when its future is dropped.
 struct Wanting<'a> {
     commands: &'a mpsc::UnboundedSender<Command>,
     piece: PieceId,

@@ -13,7 +13,9 @@ use tracing::{debug, warn};
 
 use super::known::Known;
 use super::links::{Deferred, Links, Way};
-use super::{Bucket, Command, GATHER, GetError, Origin, OriginError, Outgoing, Parts, Status, Verdict, Verifier};
+use super::{
+    Bucket, Command, GATHER, GetError, Origin, OriginError, Outgoing, Parts, Status, Verdict, Verifier,
+};
 use crate::error::FetchError;
 use crate::identity::Identity;
 use crate::members::{Members, Peer, TREES, peer_id};
@@ -186,7 +188,9 @@ impl Loop {
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut gathering: Option<tokio::time::Instant> = None;
         loop {
-            let timer = self.timer.map(|at| self.begun + std::time::Duration::from_nanos(at.0));
+            let timer = self
+                .timer
+                .map(|at| self.begun + std::time::Duration::from_nanos(at.0));
             let fire = async {
                 match timer {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -247,13 +251,12 @@ impl Loop {
                 reply,
             } => self.want(piece, of, class, ticket, reply),
             Command::Unwant { piece, ticket } => {
-                let Some(waiters) = self.waiters.get_mut(&piece) else {
-                    return;
-                };
-                waiters.retain(|waiter| waiter.ticket != ticket);
-                if waiters.is_empty() {
-                    self.waiters.remove(&piece);
-                    self.tell(Event::Unwanted { piece });
+                // The piece comes all the same: who gave up after a while asks again, and it is in the store then.
+                if let Some(waiters) = self.waiters.get_mut(&piece) {
+                    waiters.retain(|waiter| waiter.ticket != ticket);
+                    if waiters.is_empty() {
+                        self.waiters.remove(&piece);
+                    }
                 }
             }
             Command::Status(reply) => {
@@ -297,7 +300,10 @@ impl Loop {
         let origin = self.known.origin(&of);
         self.known.note(piece, of, Instant::now());
         if let Some(reply) = reply {
-            self.waiters.entry(piece).or_default().push(Waiter { ticket, reply });
+            self.waiters
+                .entry(piece)
+                .or_default()
+                .push(Waiter { ticket, reply });
         }
         self.tell(Event::Wanted { piece, class, origin });
     }

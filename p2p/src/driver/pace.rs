@@ -45,7 +45,9 @@ impl State {
             self.tokens -= len as f64;
             return None;
         }
-        Some(Duration::from_secs_f64(((needed - self.tokens) / rate.max(1.0)).min(1.0)))
+        Some(Duration::from_secs_f64(
+            ((needed - self.tokens) / rate.max(1.0)).min(1.0),
+        ))
     }
 }
 
@@ -130,7 +132,10 @@ mod tests {
             }
         }
         let expected = 10 * (10 << 20);
-        assert!(passed.abs_diff(expected) <= 2 << 20, "{passed} in place of {expected}");
+        assert!(
+            passed.abs_diff(expected) <= 2 << 20,
+            "{passed} in place of {expected}"
+        );
     }
 
     #[test]

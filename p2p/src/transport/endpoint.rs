@@ -59,7 +59,13 @@ impl Endpoint {
     pub async fn connect(&self, peer: SocketAddr) -> Result<Link, TransportError> {
         let limit = self.context.timing.handshake;
         let opened = timeout(limit, async {
-            let stream = socket(peer)?.connect(peer).await?;
+            let socket = socket(peer)?;
+            if peer.is_ipv4() == self.address.is_ipv4() {
+                // Machines with several addresses have to come from the one they are known by. Behind a translation of
+                // addresses it is not theirs; the translation sees to it then.
+                let _ = socket.bind(SocketAddr::new(self.address.ip(), 0));
+            }
+            let stream = socket.connect(peer).await?;
             stream.set_nodelay(true)?;
             let stream = self.identity.connect(stream, peer.ip()).await?;
             self.open(stream).await
@@ -92,7 +98,8 @@ impl Endpoint {
                 () = incoming.closed() => return,
             };
             let (stream, from) = match accepted {
-                Ok(accepted) => accepted,
+                // A socket for both families tells IPv4 addresses in IPv6 form.
+                Ok((stream, from)) => (stream, SocketAddr::new(from.ip().to_canonical(), from.port())),
                 Err(error) => {
                     // Out of descriptors, most likely: others have to end first.
                     debug!("accepting a connection: {error}");

@@ -5,6 +5,8 @@
 //! the result to every worker it starts, so that a file edited meanwhile cannot keep a worker from starting.
 
 use std::net::SocketAddr;
+pub(crate) mod p2p;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) background: bool,
     /// Where metrics, health and the status page are served. None: nowhere.
     pub(crate) http: Option<Listen>,
+    /// Sharing pieces with other nodes; none: registries only.
+    pub(crate) p2p: Option<p2p::P2p>,
     /// Without a serving worker for so long, readers get errors rather than wait on.
     pub(crate) watchdog: Duration,
     /// A worker that is silent for so long is taken for hung and killed.
@@ -109,6 +113,7 @@ struct Raw {
     registry: RawRegistry,
     lazy: RawLazy,
     http: RawHttp,
+    p2p: p2p::RawP2p,
     supervisor: RawSupervisor,
 }
 
@@ -165,7 +170,7 @@ impl Config {
                 Err(error) => return Err(error),
             },
         };
-        resolve(raw, overrides)
+        resolve(raw, overrides, Some(file.unwrap_or(Path::new(DEFAULT_FILE))))
     }
 
     /// What holds where no file says anything.
@@ -173,7 +178,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] for what the command line says.
     pub(crate) fn defaults(overrides: Overrides) -> Result<Config, ConfigError> {
-        resolve(Raw::default(), overrides)
+        resolve(Raw::default(), overrides, None)
     }
 }
 
@@ -198,7 +203,7 @@ fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
     })
 }
 
-fn resolve(raw: Raw, overrides: Overrides) -> Result<Config, ConfigError> {
+fn resolve(raw: Raw, overrides: Overrides, file: Option<&Path>) -> Result<Config, ConfigError> {
     let root = overrides.root.or(raw.root).unwrap_or_else(|| DEFAULT_ROOT.into());
     let address = overrides
         .address
@@ -228,6 +233,7 @@ fn resolve(raw: Raw, overrides: Overrides) -> Result<Config, ConfigError> {
         read_timeout: seconds("lazy.read_timeout_s", raw.lazy.read_timeout_s, 60, 1..=3600)?,
         background: raw.lazy.background.unwrap_or(true),
         http: listen(raw.http.listen.as_deref().unwrap_or(DEFAULT_HTTP))?,
+        p2p: p2p::resolve(raw.p2p, file)?,
         // Longer than any restart, short enough that a node drains.
         watchdog: seconds(
             "supervisor.watchdog_s",
@@ -314,7 +320,7 @@ mod tests {
 
     fn config(text: &str) -> Result<Config, String> {
         let raw = parse(Path::new("test.toml"), text).map_err(|e| e.to_string())?;
-        resolve(raw, Overrides::default()).map_err(|e| e.to_string())
+        resolve(raw, Overrides::default(), None).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -367,7 +373,7 @@ mod tests {
             root: Some("/c".into()),
             address: Some("/d".into()),
         };
-        let config = resolve(raw, overrides).unwrap();
+        let config = resolve(raw, overrides, None).unwrap();
         assert_eq!((config.root, config.address), ("/c".into(), "/d".into()));
     }
 

@@ -147,9 +147,11 @@ impl ControlService for Control {
         let answer = tokio::task::spawn_blocking(move || this.answer())
             .await
             .map_err(|error| Status::internal(error.to_string()))?;
-        answer
-            .map(Response::new)
-            .map_err(|error| Status::internal(error.to_string()))
+        let mut answer = answer.map_err(|error| Status::internal(error.to_string()))?;
+        if let Some(peers) = self.layers.peers() {
+            answer.counters.extend(peers.counters().await);
+        }
+        Ok(Response::new(answer))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::adapters::content::ContentStore;
 use crate::adapters::layers::NodeLayers;
 use crate::adapters::measured::{MeasuredLayers, MeasuredSource};
 use crate::adapters::origins::Origins;
+use crate::adapters::p2p::Peers;
 use crate::adapters::source::RegistrySource;
 use crate::cli::WorkerArgs;
 use crate::config::Config;
@@ -128,6 +129,15 @@ impl Worker {
         let client = registry::daemon_client(config)?;
         let origins = Arc::new(Origins::open(&config.root)?);
         let source = Arc::new(RegistrySource::new(client, Arc::clone(&origins)));
+        if let Some(p2p) = &config.p2p {
+            let _inside = runtime.enter();
+            let (repositories, origins) = (Arc::clone(&source.repositories), Arc::clone(&origins));
+            // Images must run without it: whoever can reach a registry does.
+            match Peers::start(p2p, &config.root, repositories, origins) {
+                Ok(peers) => source.set_peers(peers),
+                Err(error) => error!("not taking part in the piece layer: {error:#}"),
+            }
+        }
         let meters = Arc::new(Meters::default());
         let measured = MeasuredSource::new(Arc::clone(&source), Arc::clone(&meters));
         let engine = open_engine(config, runtime, Arc::new(measured))?;

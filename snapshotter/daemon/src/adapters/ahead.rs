@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::origins::Place;
-use super::source::Repositories;
+use super::source::{RegistrySource, Repositories};
 
 /// Indexes fetched side by side: enough to hide round trips, too few to crowd out anybody else.
 const AT_ONCE: usize = 4;
@@ -32,7 +32,7 @@ type Fetch = Shared<BoxFuture<'static, Option<Bytes>>>;
 
 /// Indexes fetched before they are asked for.
 pub(crate) struct Ahead {
-    repositories: Arc<Repositories>,
+    source: Arc<RegistrySource>,
     state: Arc<Mutex<State>>,
     slots: Arc<Semaphore>,
 }
@@ -64,9 +64,9 @@ struct Layer {
 
 impl Ahead {
     /// Nothing is fetched yet.
-    pub(crate) fn new(repositories: Arc<Repositories>) -> Ahead {
+    pub(crate) fn new(source: Arc<RegistrySource>) -> Ahead {
         Ahead {
-            repositories,
+            source,
             state: Arc::default(),
             slots: Arc::new(Semaphore::new(AT_ONCE)),
         }
@@ -88,14 +88,14 @@ impl Ahead {
                 return;
             }
         }
-        let (repositories, state, slots) = (
-            Arc::clone(&self.repositories),
+        let (source, state, slots) = (
+            Arc::clone(&self.source),
             Arc::clone(&self.state),
             Arc::clone(&self.slots),
         );
         let place = place.clone();
         tokio::spawn(async move {
-            let indexes = match indexes(&repositories, &place, &manifest).await {
+            let indexes = match indexes(&source.repositories, &place, &manifest).await {
                 Ok(indexes) => indexes,
                 // The offers themselves will say what is wrong.
                 Err(error) => return debug!(%place, %manifest, "looking ahead: {error}"),
@@ -104,7 +104,7 @@ impl Ahead {
                 .into_iter()
                 .filter(|index| index.digest != but && !known(&index.digest))
             {
-                let fetch = fetch(index, &repositories, &place, &slots);
+                let fetch = fetch(index, &source, &place, &slots);
                 if lock(&state).add(index, fetch.clone()) {
                     tokio::spawn(fetch);
                 }
@@ -148,11 +148,11 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn fetch(index: IndexRef, repositories: &Arc<Repositories>, place: &Place, slots: &Arc<Semaphore>) -> Fetch {
-    let (repositories, place, slots) = (Arc::clone(repositories), place.clone(), Arc::clone(slots));
+fn fetch(index: IndexRef, source: &Arc<RegistrySource>, place: &Place, slots: &Arc<Semaphore>) -> Fetch {
+    let (source, place, slots) = (Arc::clone(source), place.clone(), Arc::clone(slots));
     async move {
         let _slot = slots.acquire_owned().await.ok()?;
-        match repositories.index(&place, index).await {
+        match source.index(&place, index).await {
             Ok(stored) => Some(stored),
             Err(error) => {
                 debug!(%place, index = %index.digest, "looking ahead: {error}");

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::ahead::Ahead;
 use super::content::{ContentStore, plausible, with_port};
 use super::origins::{Origins, Place};
+use super::p2p::Peers;
 use super::source::RegistrySource;
 use crate::limits::MAX_STORED_INDEX;
 
@@ -51,7 +52,7 @@ impl NodeLayers {
         });
         NodeLayers {
             engine,
-            ahead: Ahead::new(Arc::clone(&source.repositories)),
+            ahead: Ahead::new(Arc::clone(&source)),
             source,
             origins,
             content,
@@ -65,6 +66,11 @@ impl NodeLayers {
     /// Why nothing can be lazy on this node.
     pub(crate) fn never(&self) -> Option<&str> {
         self.never.as_deref()
+    }
+
+    /// Other nodes, if any are asked for pieces.
+    pub(crate) fn peers(&self) -> Option<&Arc<Peers>> {
+        self.source.peers()
     }
 
     /// The repository that an index was found in through containerd's content store, since this worker began.
@@ -195,10 +201,10 @@ impl NodeLayers {
         Err(reason)
     }
 
-    async fn read_index(&self, index: IndexRef, place: &Place) -> Result<Bytes, lacewing_oci::Error> {
+    async fn read_index(&self, index: IndexRef, place: &Place) -> Result<Bytes, String> {
         match self.ahead.take(&index.digest).await {
             Some(stored) => Ok(stored),
-            None => self.source.repositories.index(place, index).await,
+            None => self.source.index(place, index).await,
         }
     }
 

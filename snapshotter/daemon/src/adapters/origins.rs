@@ -112,6 +112,24 @@ impl Origins {
         self.lock().0.places.get(index).cloned().unwrap_or_default()
     }
 
+    /// The indexes that point to a blob.
+    pub(crate) fn indexes_of(&self, blob: &Digest) -> Vec<Digest> {
+        self.lock()
+            .0
+            .named_by
+            .get(blob)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect()
+    }
+
+    /// Whether anything was found at a registry.
+    pub(crate) fn knows_host(&self, host: &str) -> bool {
+        let guard = self.lock();
+        guard.0.places.values().flatten().any(|place| place.host == host)
+    }
+
     /// Where a blob may be read, the most recent place first.
     pub(crate) fn of_blob(&self, blob: &Digest) -> Vec<Place> {
         let guard = self.lock();

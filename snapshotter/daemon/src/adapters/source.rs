@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use lacewing_fusefs::{BlobSource, Class, SourceError};
 use lacewing_oci::{Access, Client, Descriptor, Error, MediaType, Reference, RegistryRef, Store};
 
 use super::origins::{Origins, Place};
+use super::p2p::Peers;
 
 /// hosts.toml is read when a store is opened; after so long a changed one is noticed.
 const STORE_AGE: Duration = Duration::from_secs(300);
@@ -87,11 +88,12 @@ fn descriptor(index: IndexRef) -> Descriptor {
     lacewing_oci::describe(MediaType::from(media_type::INDEX), &index.digest, index.size)
 }
 
-/// Reads blobs from the repositories in which their layers were found.
+/// Reads blobs from other nodes, where there are some, and from the repositories in which their layers were found.
 pub(crate) struct RegistrySource {
     /// Opened repositories.
     pub(crate) repositories: Arc<Repositories>,
     origins: Arc<Origins>,
+    peers: OnceLock<Arc<Peers>>,
 }
 
 impl RegistrySource {
@@ -100,6 +102,31 @@ impl RegistrySource {
         RegistrySource {
             repositories: Arc::new(Repositories::new(client)),
             origins,
+            peers: OnceLock::new(),
+        }
+    }
+
+    /// Asks other nodes first from now on.
+    pub(crate) fn set_peers(&self, peers: Arc<Peers>) {
+        let _ = self.peers.set(peers);
+    }
+
+    /// Other nodes, if any are asked.
+    pub(crate) fn peers(&self) -> Option<&Arc<Peers>> {
+        self.peers.get()
+    }
+
+    /// Reads a layer's stored index, verified by its digest and bounded by its size.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub(crate) async fn index(&self, place: &Place, index: IndexRef) -> Result<Bytes, String> {
+        match self.peers.get() {
+            Some(peers) => peers.index(place, index).await,
+            None => {
+                let read = self.repositories.index(place, index).await;
+                read.map_err(|error| error.to_string())
+            }
         }
     }
 }
@@ -109,11 +136,17 @@ impl BlobSource for RegistrySource {
         &self,
         blob: Digest,
         range: Range<u64>,
-        _class: Class,
+        class: Class,
     ) -> BoxFuture<'static, Result<Bytes, SourceError>> {
         let places = self.origins.of_blob(&blob);
         let repositories = Arc::clone(&self.repositories);
+        let peers = self.peers.get().cloned();
         async move {
+            if let Some(peers) = peers
+                && let Some(answer) = peers.read(blob, range.clone(), class).await
+            {
+                return answer;
+            }
             let mut worst = None;
             for place in places {
                 let read = async {
@@ -157,7 +190,7 @@ impl BlobSource for StoreSource {
 }
 
 /// One for one, so that nobody downstream takes "later" for "never".
-fn source_error(error: &Error) -> SourceError {
+pub(crate) fn source_error(error: &Error) -> SourceError {
     let text = error.to_string();
     match error {
         Error::NotFound { .. } => SourceError::Missing(text),

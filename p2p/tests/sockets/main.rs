@@ -1,0 +1,8 @@
+//! The piece layer over real sockets: nodes of one process, each with its own address of the loopback network.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod faults;
+mod identity;
+mod node;
+mod rollout;
+mod wire;
