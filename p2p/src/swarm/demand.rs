@@ -20,6 +20,8 @@ const UNKNOWN_RATIO: usize = 64;
 const UNKNOWN_FLOOR: usize = 16;
 /// So many askers make a node carry a blob although nothing is known of its demand.
 pub(crate) const ENOUGH_ASKERS: usize = 3;
+/// Requests for a blob that go out before the first answer.
+const PROBES: u32 = 2;
 /// Fewer than one of so many members are few.
 const FEW: usize = 16;
 
@@ -35,6 +37,10 @@ struct Blob {
     heard_at: Time,
     trees: Vec<(TreeId, Vec<Asker>)>,
     touched: Time,
+    /// When a peer last took a request for it.
+    answered: Option<Time>,
+    /// Requests sent before any was taken.
+    probes: u32,
 }
 
 #[derive(Debug)]
@@ -73,6 +79,24 @@ impl Demand {
         if demand > 0 && (demand >= blob.heard || !fresh) {
             (blob.heard, blob.heard_at) = (demand, now);
         }
+    }
+
+    /// Whether to wait for the answer to the first requests before sending more: they tell how many want the blob, and a
+    /// whole window sent the wrong way crowds the first nodes of the trees.
+    pub(crate) fn hold(&mut self, blob: &Digest, now: Time, memory: Duration) -> bool {
+        let blob = self.entry(blob, now);
+        if blob.answered.is_some_and(|at| now.since(at) < memory) {
+            return false;
+        }
+        blob.probes += 1;
+        blob.probes > PROBES
+    }
+
+    /// A peer took a request; tells whether others were held back for that.
+    pub(crate) fn answered(&mut self, blob: &Digest, now: Time) -> bool {
+        let blob = self.entry(blob, now);
+        blob.answered = Some(now);
+        std::mem::take(&mut blob.probes) > PROBES
     }
 
     /// Whether this node wants the blob itself.

@@ -12,9 +12,13 @@ use crate::limits::{MAX_FLIGHTS, MAX_PIECE_LEN};
 use crate::piece::{Class, PieceId};
 
 /// Hedges that may be saved up; a burst of stragglers needs them at once.
-pub(super) const MOST_HEDGES: f64 = 32.0;
+pub(super) const MOST_HEDGES: f64 = 16.0;
 /// Requests to peers under way for one piece.
 const MOST_ASKS: usize = 2;
+/// Clusters that have no crowd to fear.
+const SMALL_CLUSTER: usize = 64;
+/// Longest wait for the first answer about a blob.
+const HOLD_BACK: Duration = Duration::from_millis(5);
 /// Before anything has arrived nobody knows how long it takes.
 const FIRST_PATIENCE: Duration = Duration::from_millis(200);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
@@ -55,7 +59,29 @@ impl Swarm {
         if class == Class::Blocking && flight.class == Class::Prefetch {
             self.promote(at, actions);
         } else if flight.idle() && flight.retry_at == NEVER {
-            self.advance(at, actions);
+            let large = self.view.members().len() > SMALL_CLUSTER;
+            if class == Class::Prefetch
+                && large
+                && self.demand.hold(&piece.blob, self.now, self.config.demand_memory)
+            {
+                flight.retry_at = self.now.after(HOLD_BACK);
+                self.held.push(at);
+                self.schedule(at);
+            } else {
+                self.advance(at, actions);
+            }
+        }
+    }
+
+    /// Lets the requests go that waited for the first answer.
+    fn release(&mut self, actions: &mut Vec<Action>) {
+        for at in std::mem::take(&mut self.held) {
+            let held =
+                |flight: &&mut Flight| flight.idle() && flight.asks.is_empty() && flight.retry_at != NEVER;
+            if let Some(flight) = self.flights[at].as_mut().filter(held) {
+                flight.retry_at = NEVER;
+                self.advance(at, actions);
+            }
         }
     }
 
@@ -291,7 +317,12 @@ impl Swarm {
             self.peers.told_rate(peer, self.zone(peer), hint.rate);
         }
         match event {
-            Event::Accepted { .. } => self.accepted(at, index),
+            Event::Accepted { .. } => {
+                self.accepted(at, index);
+                if self.demand.answered(&blob, self.now) {
+                    self.release(actions);
+                }
+            }
             Event::Progressed { .. } => self.peers.lives(peer),
             Event::Received { .. } => self.received(at, index, actions),
             Event::Redirected { to, .. } => self.redirected(at, index, to, actions),

@@ -80,6 +80,8 @@ pub struct Swarm {
     flights: Vec<Option<Flight>>,
     free: Vec<usize>,
     by_piece: BTreeMap<PieceId, usize>,
+    /// Flights that wait for the first answer about their blob.
+    held: Vec<usize>,
     last_request: u64,
     uploads: Uploads,
     breakers: Breakers,
@@ -125,6 +127,7 @@ impl Swarm {
             flights: Vec::new(),
             free: Vec::new(),
             by_piece: BTreeMap::new(),
+            held: Vec::new(),
             last_request: 0,
             uploads: Uploads::default(),
             breakers: Breakers::default(),

@@ -45,7 +45,13 @@ impl Swarm {
         let (Some(origin), tree) = (flight.origin, flight.tree) else {
             return false;
         };
-        if !(flight.origin_at_once || self.now >= flight.patient_until || self.near_origin(tree)) {
+        // a peer is at work on it and may only be busy: the second hedge goes to the origin, not the first
+        let (piece, started) = (flight.piece, flight.started);
+        let busy = flight.class == Class::Prefetch && !flight.idle();
+        let allowed = flight.origin_at_once || self.now >= flight.patient_until;
+        let early =
+            busy && self.now.since(started) < self.two_windows(&piece).max(self.config.hedge_prefetch) * 2;
+        if !(allowed || !early && self.near_origin(tree)) {
             return false;
         }
         if self.at_origins >= self.config.origin_limit {
