@@ -1,0 +1,273 @@
+"""A rollout on a cluster of network namespaces: what it costs the registry, and how long it takes.
+
+N times containerd and `lacewing daemon`, each in a namespace of its own behind a link of limited speed, and a registry behind a
+link of the same speed. All pull one converted image at once, read a start-up set, then everything; every byte is compared.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .netns import REGISTRY, Network, address
+from .nodes import Containerd, Daemon
+from .oci import PLAIN, Layout
+from .process import Process, wait_until
+from .registry import Registry, fill
+from .scratch import Lab
+from .tool import convert
+
+PORT = 7070
+FILES = 416
+STARTUP = 24
+
+
+def make_image(folder: Path, mib: int) -> tuple[Layout, str]:
+    """One layer of files, half of each random and half text, and the SHA-256 of all of them in order of names."""
+    folder.mkdir(parents=True)
+    layout, chance, digest = Layout(folder), random.Random(5), hashlib.sha256()
+    size = (mib << 20) // FILES // 2
+
+    def contents(tar) -> None:
+        tar.add(b"data/", b"5", mode=0o755)
+        for number in range(FILES):
+            line = f"file {number} of an image for measurements, line after line\n".encode()
+            data = chance.randbytes(size) + (line * (size // len(line) + 1))[:size]
+            digest.update(data)
+            tar.add(f"data/{number:04}".encode(), data=data)
+
+    layout.image("rollout", [layout.layer(contents, PLAIN)])
+    return layout, digest.hexdigest()
+
+
+class FarRegistry(Registry):
+    """The same data served again in the registry's namespace."""
+
+    def __init__(self, near: Registry, folder: Path, network: Network):
+        folder.mkdir(parents=True)
+        self.address, self.network = f"{REGISTRY}:5000", network
+        config = fill("registry.yml", folder / "config.yml", DIR=near.process.log.parent, ADDRESS=self.address, QUIET="true")
+        self.process = Process("registry", network.inside(0, ["docker-registry", "serve", config]), folder / "log")
+
+    def _answers(self) -> bool:
+        probe = f"import urllib.request as r; r.urlopen('http://{self.address}/v2/', timeout=5)"
+        from .process import succeeds
+        return succeeds(*self.network.inside(0, [sys.executable, "-c", probe]))
+
+
+@dataclass
+class Machine:
+    """A node of the cluster."""
+
+    number: int
+    daemon: Daemon
+    containerd: Containerd
+    startup_s: float = 0.0
+    all_s: float = 0.0
+    error: str = ""
+    killed: bool = False
+    progress: int = 0
+
+
+@dataclass
+class Outcome:
+    """What a run showed."""
+
+    nodes: int
+    registry_bytes: int
+    startup: list[float]
+    whole: list[float]
+    uploads: list[int]
+    errors: list[str] = field(default_factory=list)
+    counters: list[dict] = field(default_factory=list)
+
+
+def config(lab_folder: Path, containerd: Path, certs: Path, number: int, seeds: list[str] | None) -> str:
+    text = (f'[containerd]\naddress = "{containerd}"\n\n[registry]\nhosts_dir = "{certs}"\n\n'
+            '[lazy]\nread_timeout_s = 300\n\n[http]\nlisten = ""\n')
+    if seeds:
+        # Sixteen daemons on two cores answer late; on machines of their own the default is right.
+        text += (f'\n[p2p]\nseeds = {json.dumps(seeds)}\nlisten = "{address(number)}:{PORT}"\n'
+                 f'secret_file = "{lab_folder}/secret"\nregistries = ["{REGISTRY}:5000"]\nack_timeout_ms = 1000\n')
+    return text
+
+
+class Cluster:
+    """Machines on a network; started and stopped as a whole."""
+
+    def __init__(self, lab: Lab, network: Network, near: Registry, nodes: int, peers: bool):
+        self.lab, self.network, self.peers = lab, network, peers
+        self.folder = lab.directory(f"cluster{len(lab.parts)}")
+        (self.folder / "secret").write_text("a secret for measurements, long enough\n")
+        certs = self.folder / "certs" / f"{REGISTRY}:5000"
+        certs.mkdir(parents=True)
+        (certs / "hosts.toml").write_text(f'server = "http://{REGISTRY}:5000"\n')
+        self.registry = FarRegistry(near, self.folder / "r", network)
+        lab.parts.append(self.registry)
+        self.registry.start()
+        self.machines = [self._machine(number) for number in range(1, nodes + 1)]
+
+    def _machine(self, number: int) -> Machine:
+        folder = self.folder / f"c{number}"
+        seeds = [f"{address(other)}:{PORT}" for other in (1, 2)] if self.peers else None
+        text = config(self.folder, folder / "sock", self.folder / "certs", number, seeds)
+        daemon = Daemon(self.folder / f"d{number}", text)
+        containerd = Containerd(folder, 2, self.registry, daemon)
+        for part in (daemon, containerd):
+            part.process.command = self.network.inside(number, part.process.command)
+        daemon.process.env["LACEWING_LOG"] = os.environ.get("LACEWING_LOG", "info")
+        containerd.process.env["GOMAXPROCS"] = "1"
+        self.lab.parts += [daemon, containerd]
+        return Machine(number, daemon, containerd)
+
+    def start(self) -> None:
+        for machine in self.machines:
+            machine.daemon.process.start()
+            machine.containerd.process.start()
+        for machine in self.machines:
+            wait_until(machine.daemon.ready, f"daemon {machine.number}", 120)
+            wait_until(machine.containerd.ready, f"containerd {machine.number}", 120)
+        if self.peers:
+            others = len(self.machines) - 1
+            for machine in self.machines:
+                wait_until(lambda machine=machine: self.knows(machine, others), f"node {machine.number} knows {others}", 120, 0.2)
+
+    @staticmethod
+    def knows(machine: Machine, others: int) -> bool:
+        counters = machine.daemon.status()["counters"]
+        return int(counters.get("p2p_members", 0)) == others and int(counters.get("p2p_links", 0)) >= 2 * others
+
+    def rollout(self, image: str, digest: str, kill: int, slow: int, total: int) -> Outcome:
+        """Every machine pulls and reads at once."""
+        before = [self.network.sent(machine) for machine in range(len(self.machines) + 1)]
+        for machine in self.machines[:slow]:
+            self.network.limit(machine.number, max(1, self.network.mbit // 10))
+        begun = time.monotonic()
+        threads = [threading.Thread(target=self._read, args=(machine, image, digest, begun)) for machine in self.machines]
+        for thread in threads:
+            thread.start()
+        victims = self.machines[len(self.machines) - kill:] if kill else []
+        if victims:
+            half = lambda: all(victim.progress >= total // 2 or victim.error for victim in victims)
+            wait_until(half, "half of the image", 1800, 0.1)
+            for victim in victims:
+                victim.killed = True
+                victim.daemon.kill_all()
+        for machine, thread in zip(self.machines, threads):
+            if not machine.killed:
+                thread.join()
+        sent = [self.network.sent(machine) - before[machine] for machine in range(len(self.machines) + 1)]
+        living = [machine for machine in self.machines if not machine.killed]
+        return Outcome(
+            len(self.machines), sent[0], [m.startup_s for m in living], [m.all_s for m in living],
+            [sent[m.number] for m in living], [f"node {m.number}: {m.error}" for m in living if m.error],
+            [m.daemon.status()["counters"] for m in living])
+
+    def _read(self, machine: Machine, image: str, digest: str, begun: float) -> None:
+        try:
+            machine.containerd.pull(f"{REGISTRY}:5000/{image}", "lacewing")
+            layer = next((machine.daemon.root / "l").iterdir()) / "data"
+            for number in range(0, FILES, FILES // STARTUP):
+                (layer / f"{number:04}").read_bytes()
+            machine.startup_s = time.monotonic() - begun
+            found = hashlib.sha256()
+            for number in range(FILES):
+                data = (layer / f"{number:04}").read_bytes()
+                found.update(data)
+                machine.progress += len(data)
+            machine.all_s = time.monotonic() - begun
+            if found.hexdigest() != digest:
+                machine.error = "WRONG BYTES"
+        except Exception as error:  # noqa: BLE001 - told in the outcome
+            machine.error = f"{type(error).__name__}: {error}"[:300]
+
+    def stop(self) -> None:
+        for machine in self.machines:
+            machine.containerd.stop()
+            machine.daemon.stop()
+        self.registry.stop()
+        from .process import kill_using, unmount_below
+        kill_using(self.folder)
+        unmount_below(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def tell(name: str, outcome: Outcome, stored: int, alone: float | None) -> None:
+    """One run, as a few lines."""
+    copies = outcome.registry_bytes / stored
+    slowest, median = max(outcome.whole), statistics.median(outcome.whole)
+    ratio = f", {slowest / alone:.2f} of one node alone" if alone else ""
+    uploads = statistics.mean(outcome.uploads)
+    print(f"{name}: {outcome.nodes} nodes, registry sent {outcome.registry_bytes / 1e6:.0f} MB = {copies:.3f} copies (headers included)")
+    print(f"  start-up set: median {statistics.median(outcome.startup):.1f} s, last {max(outcome.startup):.1f} s; "
+          f"everything: median {median:.1f} s, last {slowest:.1f} s{ratio}")
+    print(f"  upload of nodes: max/mean {max(outcome.uploads) / uploads if uploads else 0:.2f}; "
+          f"failed: {'; '.join(outcome.errors) or 'none'}")
+    names = ("p2p_asked", "p2p_asked_registry", "p2p_hedged", "p2p_passed_over", "p2p_redirected", "p2p_refused", "p2p_wrong_pieces")
+    totals = {name[4:]: sum(int(counters.get(name, 0)) for counters in outcome.counters) for name in names}
+    print(f"  {totals}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="misc/cluster", description=__doc__)
+    parser.add_argument("nodes", type=int, choices=range(1, 33), metavar="N", help="nodes, 1 to 32")
+    parser.add_argument("--mbit", type=int, default=40, help="speed of every link, the registry's too [40]")
+    parser.add_argument("--mib", type=int, default=512, help="size of the image's files [512]")
+    parser.add_argument("--kill", type=int, default=0, help="nodes that are killed when they have half of it")
+    parser.add_argument("--slow", type=int, default=0, help="nodes whose link has a tenth of the speed")
+    parser.add_argument("--registry-only", action="store_true", help="the same without the piece layer, too")
+    parser.add_argument("--no-alone", action="store_true", help="leave the run of one node alone out")
+    args = parser.parse_args()
+    with Lab("cluster") as lab, Network(args.nodes, args.mbit) as network:
+        layout, digest = make_image(lab.folder / "image", args.mib)
+        near = lab.registry()
+        plain = near.push(layout, "rollout", "plain", "1")
+        convert(plain, f"{near.address}/rollout:1")
+        manifest = near.image_manifest("rollout", "1")
+        index_digest, index_len = manifest["layers"][0]["annotations"]["containerd.io/snapshot/lacewing/index"].split(",")
+        blobs = accelerator_bytes(near, index_digest) or 0
+        stored = blobs + int(index_len)
+        near.stop()
+        print(f"image: {args.mib} MiB of files, {stored / 1e6:.0f} MB stored; links of {args.mbit} Mbit/s", flush=True)
+        runs = [] if args.no_alone else [("one node alone", 1, False, 0, 0)]
+        if args.registry_only:
+            runs.append(("registry only", args.nodes, False, 0, 0))
+        runs.append(("piece layer", args.nodes, True, args.kill, args.slow))
+        alone = None
+        for name, nodes, peers, kill, slow in runs:
+            cluster = Cluster(lab, network, near, nodes, peers)
+            try:
+                cluster.start()
+                outcome = cluster.rollout("rollout:1", digest, kill, slow, args.mib << 20)
+                tell(name, outcome, stored, alone)
+                if name == "one node alone":
+                    alone = outcome.whole[0]
+            finally:
+                for machine in range(1, nodes + 1):
+                    network.limit(machine, args.mbit)
+                cluster.stop()
+
+
+def accelerator_bytes(registry: Registry, index_digest: str) -> int:
+    """Bytes of the blobs that the accelerator manifest of an image lists, without indexes."""
+    tags = json.loads(registry.request("GET", "/v2/rollout/tags/list")[2])["tags"]
+    total = 0
+    for tag in tags:
+        found = registry.manifest("rollout", tag)
+        for document in [found, *(registry.manifest("rollout", member["digest"]) for member in found.get("manifests", []))]:
+            for layer in document.get("layers", []):
+                if "lacewing" in layer["mediaType"] and "index" not in layer["mediaType"]:
+                    total = max(total, 0) + int(layer["size"])
+    return total
+
+
+if __name__ == "__main__":
+    main()
