@@ -173,8 +173,15 @@ mod tests {
         };
         let pack = Pack::open(dir, identity, BootId([1; 16]), &Arc::new(Space::unbounded())).unwrap();
         pack.store(0, &content()).unwrap();
-        pack.checkpoint().unwrap();
+        settle(&pack);
         pack
+    }
+
+    /// Brings all blocks to the disk and out of the page cache.
+    fn settle(pack: &Pack) {
+        pack.checkpoint().unwrap();
+        pack.note_served(0, pack.len() as usize);
+        pack.give_back();
     }
 
     fn content() -> Vec<u8> {
@@ -218,7 +225,7 @@ mod tests {
         assert_eq!(read(&windows, &pack, 4096..8192), None);
         pack.store(1, &[5; BLOCK]).unwrap();
         assert_eq!(read(&windows, &pack, 4096..8192), None, "in the page cache still");
-        pack.checkpoint().unwrap();
+        settle(&pack);
         assert_eq!(read(&windows, &pack, 4096..8192), Some(vec![5; BLOCK]));
     }
 

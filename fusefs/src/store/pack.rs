@@ -45,6 +45,10 @@ use crate::error::{IoContext, Result};
 /// How often a read of blocks that stay valid is tried while others are given up.
 const READ_TURNS: u32 = 8;
 
+/// How often memory is given back before it is also taken from blocks that were written and not
+/// read: neighbours of what was read, most of which are read soon, or never.
+const AGE: u32 = 5;
+
 /// An open pack.
 pub(crate) struct Pack {
     pub(super) identity: Identity,
@@ -54,8 +58,10 @@ pub(crate) struct Pack {
     pub(super) bits: Bitmap,
     /// Serialises writers of bits, so that words reach the file in the order of their values.
     pub(super) bits_file: Mutex<File>,
-    /// Blocks that were written since the last checkpoint, and are in the page cache.
+    /// Blocks that were written a moment ago, and are in the page cache.
     written: Bitmap,
+    /// How often memory was given back, and which blocks had been written by the last turn.
+    aging: Mutex<(u32, Vec<Range<u32>>)>,
     /// Blocks that were read since their memory was last given back.
     served: Bitmap,
     /// When its regions were last of use.
@@ -112,6 +118,7 @@ impl Pack {
             bits,
             bits_file: Mutex::new(bits_file),
             written: Bitmap::new(identity.blocks),
+            aging: Mutex::default(),
             served: Bitmap::new(identity.blocks),
             uses: Uses::default(),
             boot,
@@ -231,10 +238,17 @@ impl Pack {
             self.forget(at..end);
             at = self.served.next_set(end..self.identity.blocks);
         }
+        let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
+        aging.0 += 1;
+        if aging.0 % AGE == 0 {
+            let old = std::mem::replace(&mut aging.1, self.written.ranges());
+            old.into_iter().for_each(|range| self.forget(range));
+        }
     }
 
     /// Drops blocks from the page cache, as far as they are on the disk.
     fn forget(&self, blocks: Range<u32>) {
+        self.written.clear(blocks.clone());
         let offset = u64::from(blocks.start) * BLOCK as u64;
         let len = NonZeroU64::new(blocks.len() as u64 * BLOCK as u64);
         let _ = rustix::fs::fadvise(&self.data, offset, len, Advice::DontNeed);
@@ -330,12 +344,7 @@ impl Pack {
             .used_pages()
             .map(|number| (number, self.bits.page(number)))
             .collect();
-        let written = self.written.ranges();
         self.data.sync_data().at("flush", &self.path)?;
-        for range in written {
-            self.written.clear(range.clone());
-            self.forget(range);
-        }
         let bytes = durable(&self.identity, self.boot, &pages);
         replace_file(&self.path.with_extension("durable"), &bytes)
     }
@@ -449,6 +458,9 @@ mod tests {
         pack.checkpoint().unwrap();
         pack.give_back();
         assert_eq!(pack.served.next_set(0..100_000), 100_000);
+        assert!(!pack.just_written(&(11 * 4096..12 * 4096)));
+        assert!(pack.just_written(&(10 * 4096..11 * 4096)), "not read yet");
+        (0..2 * AGE).for_each(|_| pack.give_back());
         assert!(!pack.just_written(&(0..pack.len())));
         let mut buf = [0; 4096 * 4];
         assert!(pack.read(10 * 4096, &mut buf).unwrap());
