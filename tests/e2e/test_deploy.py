@@ -1,0 +1,192 @@
+"""Setting a node up: the installer on a scratch root, under both containerds; the manifests; the dashboard and its metrics."""
+
+import json
+import re
+import shutil
+import tomllib
+import unittest
+from pathlib import Path
+
+from cases import Case
+from lab.nodes import containerd2_bin
+from lab.paths import PROJECT, lacewing
+from lab.process import CommandFailed, run
+
+DEPLOY = PROJECT / "misc/deploy"
+CONFIG = "etc/containerd/config.toml"
+# Any program is as good, and a debug build is large.
+PROGRAM = Path("/bin/true")
+
+
+class Scratch:
+    """A node's root, as far as the installer looks."""
+
+    def __init__(self, folder: Path, config: str | None):
+        self.root = folder / "root"
+        shutil.rmtree(self.root, ignore_errors=True)
+        (self.root / "etc/containerd").mkdir(parents=True)
+        self.config = self.root / CONFIG
+        if config is not None:
+            self.config.write_text(config)
+
+    def install(self, *options) -> str:
+        return run(DEPLOY / "install", "--root", self.root, "--binary", PROGRAM, *options)
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        found = [path for path in self.root.rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.root)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+
+OWN_2 = """version = 2
+[plugins]
+  [plugins."io.containerd.grpc.v1.cri"]
+    sandbox_image = "registry.example/pause:1"
+    [plugins."io.containerd.grpc.v1.cri".containerd]
+      snapshotter = "overlayfs"
+      default_runtime_name = "runc"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+        runtime_type = "io.containerd.runc.v2"
+"""
+OWN_3 = """version = 3
+imports = ["/etc/containerd/conf.d/*.toml"]
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = 'overlayfs' # as ever
+  disable_snapshot_annotations = true
+[plugins.'io.containerd.transfer.v1.local']
+  unpack_config = []
+  max_concurrent_downloads = 3
+"""
+
+
+def table(text: str, *names: str):
+    found = tomllib.loads(text)
+    for name in names:
+        found = found[name]
+    return found
+
+
+class Install(Case):
+    def folder(self) -> Path:
+        return self.world.lab.directory(f"deploy-{self.id().rsplit('.', 1)[-1]}")
+
+    def check(self, config: str | None, pods: tuple[str, ...]) -> Scratch:
+        scratch = Scratch(self.folder(), config)
+        self.assertIn("needs systemctl restart containerd", scratch.install())
+        text = scratch.config.read_text()
+        self.assertEqual(table(text, "proxy_plugins", "lacewing", "type"), "snapshot")
+        found = table(text, "plugins", *pods)
+        self.assertEqual((found["snapshotter"], found["disable_snapshot_annotations"]), ("lacewing", False))
+        self.assertEqual((scratch.root / "usr/local/bin/lacewing").read_bytes(), PROGRAM.read_bytes())
+        before = scratch.files()
+        self.assertIn("nothing to change", scratch.install())
+        self.assertEqual(scratch.files(), before, "the second run wrote something")
+        return scratch
+
+    def test_version_2(self):
+        scratch = self.check(OWN_2, ("io.containerd.grpc.v1.cri", "containerd"))
+        cri = table(scratch.config.read_text(), "plugins", "io.containerd.grpc.v1.cri")
+        self.assertEqual(cri["sandbox_image"], "registry.example/pause:1")
+        self.assertEqual(cri["containerd"]["runtimes"]["runc"]["runtime_type"], "io.containerd.runc.v2")
+        self.assertIn(f"changed /{CONFIG}", scratch.install("--uninstall"))
+        self.assertEqual(scratch.config.read_text(), OWN_2)
+        self.assertTrue((scratch.root / "usr/local/bin/lacewing").exists(), "pods may read through it")
+
+    def test_version_3(self):
+        scratch = self.check(OWN_3, ("io.containerd.cri.v1.images",))
+        transfer = table(scratch.config.read_text(), "plugins", "io.containerd.transfer.v1.local")
+        self.assertEqual([entry["snapshotter"] for entry in transfer["unpack_config"]], ["overlayfs", "lacewing"])
+        self.assertEqual(transfer["max_concurrent_downloads"], 3)
+        scratch.install("--uninstall")
+        self.assertEqual(scratch.config.read_text(), OWN_3)
+
+    def test_no_configuration(self):
+        self.check(None, ("io.containerd.grpc.v1.cri", "containerd"))
+
+    def test_not_for_pods(self):
+        scratch = Scratch(self.folder(), OWN_2)
+        scratch.install("--snapshotter-for-pods", "no")
+        cri = table(scratch.config.read_text(), "plugins", "io.containerd.grpc.v1.cri", "containerd")
+        self.assertEqual(cri["snapshotter"], "overlayfs")
+
+    def refused(self, config: str, words: str) -> None:
+        scratch = Scratch(self.folder(), config)
+        with self.assertRaises(CommandFailed) as failed:
+            scratch.install()
+        self.assertIn(words, failed.exception.output)
+        self.assertEqual(scratch.config.read_text(), config)
+        self.assertEqual(set(scratch.files()), {CONFIG})
+
+    def test_refuses_what_it_cannot_change(self):
+        self.refused("disabled_plugins = []\n", "of version 1")
+        self.refused('version = 2\n[proxy_plugins.lacewing]\n  type = "snapshot"\n', "itself")
+        self.refused('version = 2\nplugins."io.containerd.grpc.v1.cri".containerd.snapshotter = "native"\n', "cannot change")
+        self.refused("version = 2\n[broken\n", "install: ")
+
+    def test_containerd_and_doctor_agree(self):
+        """Both generations of containerd read what was written, and merge it to the same."""
+        programs = {OWN_2: Path("/usr/bin/containerd"), OWN_3: containerd2_bin() / "containerd"}
+        for config, program in programs.items():
+            scratch = Scratch(self.folder(), config.replace("imports =", "#"))
+            scratch.install()
+            dumped = run(program, "--config", scratch.config, "config", "dump")
+            dumped = dumped[dumped.index("disabled_plugins") if "disabled_plugins" in dumped else 0:]
+            self.assertRegex(dumped, r"(?s)\[proxy_plugins\.lacewing\].*type = [\"']snapshot[\"']")
+            self.assertRegex(dumped, r"snapshotter = [\"']lacewing[\"']")
+            self.assertIn("disable_snapshot_annotations = false", dumped)
+            report = run(lacewing(), "doctor", "--json", "--containerd-config", scratch.config, "--config",
+                         PROJECT / "misc/examples/config.toml", check=False)
+            found = {one["check"]: one["verdict"] for one in json.loads(report[report.index("{"):])["findings"]}
+            self.assertEqual((found["containerd plugin"], found["containerd CRI"]), ("ok", "ok"), report)
+
+    def test_the_pods_install_step(self):
+        """What the DaemonSet's container runs first, on a scratch root."""
+        scratch = Scratch(self.folder(), OWN_2)
+        pod = self.folder() / "opt"
+        pod.mkdir(exist_ok=True)
+        for name in ("install", "node", "lacewing.service"):
+            shutil.copy(DEPLOY / name, pod / name)
+        shutil.copy(PROGRAM, pod / "lacewing")
+        output = run(pod / "node", "install", env={"HOST": str(scratch.root)})
+        self.assertIn("needs systemctl daemon-reload", output)
+        self.assertEqual(run(pod / "node", "install", env={"HOST": str(scratch.root)}).strip(), "nothing to change")
+
+
+def documents() -> list[dict]:
+    import yaml
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+
+
+class Manifests(unittest.TestCase):
+    def test_schema(self):
+        """Against Kubernetes' own schemas, which the package kubernetes-validate carries."""
+        try:
+            import kubernetes_validate
+        except ImportError:
+            self.skipTest("no kubernetes-validate; misc/lab/install gets it from PyPI")
+        for document in documents():
+            for release in ("1.29", kubernetes_validate.latest_version()):
+                kubernetes_validate.validate(document, release, strict=True)
+
+    def test_parts_fit_together(self):
+        try:
+            kinds = {document["kind"]: document for document in documents()}
+        except ImportError:
+            self.skipTest("no yaml")
+        pod = kinds["DaemonSet"]["spec"]["template"]
+        selector = kinds["Service"]["spec"]["selector"]
+        self.assertEqual(selector, {key: pod["metadata"]["labels"][key] for key in selector})
+        self.assertEqual(kinds["Service"]["spec"]["clusterIP"], "None")
+        self.assertEqual(pod["spec"]["serviceAccountName"], kinds["ServiceAccount"]["metadata"]["name"])
+        self.assertTrue(pod["spec"]["hostPID"] and pod["spec"]["hostNetwork"])
+
+
+class Monitoring(unittest.TestCase):
+    def test_every_metric_exists(self):
+        known = set(re.findall(r"^\| `(\w+)` \|", (PROJECT / "misc/docs/metrics.md").read_text(), re.M))
+        dashboard = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())
+        told = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+        told += re.findall(r"expr: (.*)", (DEPLOY / "monitoring/alerts.yaml").read_text())
+        self.assertGreater(len(told), 15)
+        for expression in told:
+            for name in re.findall(r"\b(?:lacewing|process)_\w+", expression):
+                self.assertIn(re.sub(r"_bucket$", "", name), known, expression)
