@@ -96,6 +96,9 @@ func (c *criClient) run(ctx context.Context, ref string, command []string) (err 
 		LogPath:  "log",
 		Linux:    &linuxContainer{security},
 	}
+	if *volume != "" {
+		config.Mounts = []*mount{{ContainerPath: "/volume", Readonly: true, Image: &image{*volume}}}
+	}
 	var container id
 	if err := c.call(ctx, "RuntimeService/CreateContainer", &createContainerRequest{sandbox.ID, config, pod}, &container); err != nil {
 		return err

@@ -21,6 +21,7 @@ var (
 	address   = flag.String("a", "/run/containerd/containerd.sock", "containerd's socket")
 	namespace = flag.String("n", "default", "containerd namespace of pull")
 	user      = flag.Int64("user", -1, "user id of cri-run (-1: the image's own)")
+	volume    = flag.String("volume", "", "cri-run: an image to be mounted at /volume")
 	keep      = flag.Bool("keep", false, "cri-run: leave the container running and print the sandbox's and its id")
 )
 

@@ -70,10 +70,18 @@ type linuxContainer struct {
 	Security *containerSecurity `protobuf:"bytes,2,opt,name=security_context,proto3"`
 }
 
+// mount is Mount with an image as its source: an image volume.
+type mount struct {
+	ContainerPath string `protobuf:"bytes,1,opt,name=container_path,proto3"`
+	Readonly      bool   `protobuf:"varint,3,opt,name=readonly,proto3"`
+	Image         *image `protobuf:"bytes,9,opt,name=image,proto3"`
+}
+
 type containerConfig struct {
 	Metadata *containerMetadata `protobuf:"bytes,1,opt,name=metadata,proto3"`
 	Image    *image             `protobuf:"bytes,2,opt,name=image,proto3"`
 	Command  []string           `protobuf:"bytes,3,rep,name=command,proto3"`
+	Mounts   []*mount           `protobuf:"bytes,7,rep,name=mounts,proto3"`
 	LogPath  string             `protobuf:"bytes,11,opt,name=log_path,proto3"`
 	Linux    *linuxContainer    `protobuf:"bytes,15,opt,name=linux,proto3"`
 }
