@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from .paths import CACHE, PROJECT, lacewing
-from .process import CommandFailed, Process, mounts_below, run, succeeds, unmount_below, wait_until
+from .process import CommandFailed, Process, ended, mounts_below, run, succeeds, unmount_below, wait_until
 from .registry import Registry, fill
 
 # containerd uses faster programs for gzip if it finds some; runs must be alike on every machine.
@@ -91,7 +91,7 @@ class Daemon:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "end of the workers")
+        wait_until(lambda: all(ended(pid) for pid in workers), "end of the workers")
 
     def status(self) -> dict:
         return json.loads(run(lacewing(), "status", "--json", "--address", self.socket))

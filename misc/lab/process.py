@@ -93,6 +93,14 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def ended(pid: int) -> bool:
+    """Whether a process has ended. Where nobody reaps orphans, in a container without an init, it stays in the table."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def mounts_below(folder: Path) -> list[str]:
     """Mount points below a folder, deepest first."""
     with open("/proc/self/mountinfo") as table:
