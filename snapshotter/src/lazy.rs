@@ -94,6 +94,28 @@ impl Snapshotter {
         Ok(offered)
     }
 
+    /// Releases layers that are held and that no snapshot uses, whoever left them; returns how many. Does nothing while
+    /// offers are under way: a layer that is offered has no snapshot yet.
+    ///
+    /// # Errors
+    /// [`Error`] if the metadata cannot be read or written.
+    pub async fn collect(&self) -> Result<usize, Error> {
+        let before = {
+            let Ok(_no_offers) = self.inner.offers.try_write() else {
+                return Ok(0);
+            };
+            self.run(|inner| {
+                let known = inner.layers.known();
+                inner.store.note_unused(&known)?;
+                Ok(known.len())
+            })
+            .await?
+        };
+        self.release_unused().await?;
+        let after = self.run(|inner| Ok(inner.layers.known().len())).await?;
+        Ok(before.saturating_sub(after))
+    }
+
     /// Releases layers that no snapshot uses any more, unless offers are under way; then the last of them
     /// does, or Cleanup.
     ///

@@ -69,7 +69,7 @@ def moved(before: dict[str, float], after: dict[str, float]) -> set[str]:
 ELSEWHERE = {
     "lacewing_build_info", "lacewing_feature", "lacewing_store_size_bytes", "lacewing_layers_broken",
     "lacewing_corrupt_chunks_total", "lacewing_unstored_frames_total", "lacewing_dedup_bytes_total",
-    "lacewing_pulls_in_progress",
+    "lacewing_pulls_in_progress", "lacewing_evicted_bytes_total",
 }
 
 

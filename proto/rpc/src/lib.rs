@@ -48,3 +48,21 @@ pub mod containerd {
 pub mod control {
     tonic::include_proto!("lacewing.v1");
 }
+
+/// What is read of Kubernetes' CRI calls.
+pub mod cri {
+    tonic::include_proto!("runtime.v1");
+
+    /// Decodes a PullImageRequest; other fields than those here are passed over.
+    ///
+    /// # Errors
+    /// The bytes are no such message.
+    pub fn decode_pull(bytes: &[u8]) -> Result<PullImageRequest, prost::DecodeError> {
+        prost::Message::decode(bytes)
+    }
+
+    /// Encodes a PullImageRequest.
+    pub fn encode_pull(request: &PullImageRequest) -> Vec<u8> {
+        prost::Message::encode_to_vec(request)
+    }
+}

@@ -84,6 +84,17 @@ pub(crate) enum Command {
     /// Looks at kernel, daemon, containerd's configuration, disk, registries and credentials, and changes nothing. Exit
     /// status 1 if anything is wrong.
     Doctor(DoctorArgs),
+    /// Pull an image through containerd, and wait until all of it is here
+    ///
+    /// Pulls through containerd's CRI, unless the image is here already. With --complete it returns when every byte is on
+    /// this node, whatever the hour and the rate that the configuration allows for that.
+    Pull(PullArgs),
+    /// Keep an image's bytes on this node, however little they are read
+    Pin(PinArgs),
+    /// Let an image's bytes be given up again when room is short
+    Unpin(PinArgs),
+    /// Remove what nothing refers to, and give its disk space back
+    Gc(GcArgs),
     /// The process that serves; started by the daemon
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -284,6 +295,45 @@ pub(crate) struct DoctorArgs {
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `lacewing pull`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lacewing pull --complete registry.example/app:1")]
+pub(crate) struct PullArgs {
+    /// The image
+    pub(crate) image: String,
+    /// Wait until every byte is here
+    #[arg(long)]
+    pub(crate) complete: bool,
+    /// Give up after so long [default: never]
+    #[arg(long, value_name = "SECONDS", requires = "complete")]
+    pub(crate) timeout: Option<u64>,
+    /// containerd's socket
+    #[arg(long, value_name = "SOCK", default_value = "/run/containerd/containerd.sock")]
+    pub(crate) containerd: PathBuf,
+    /// The daemon's socket
+    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    pub(crate) address: PathBuf,
+}
+
+/// `lacewing pin`, `lacewing unpin`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lacewing pin registry.example/app:1")]
+pub(crate) struct PinArgs {
+    /// The image; it may come later
+    pub(crate) image: String,
+    /// The daemon's socket
+    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    pub(crate) address: PathBuf,
+}
+
+/// `lacewing gc`
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// The daemon's socket
+    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    pub(crate) address: PathBuf,
 }
 
 /// What the supervisor tells a worker beside the descriptors.

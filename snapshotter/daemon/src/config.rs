@@ -68,6 +68,12 @@ pub(crate) struct Config {
     pub(crate) hosts_dir: Option<PathBuf>,
     /// A docker `config.json` with credentials. None: `$DOCKER_CONFIG` or `~/.docker/config.json`.
     pub(crate) docker_config: Option<PathBuf>,
+    /// kubelet's CredentialProviderConfig, and the folder of the programs that it names. None: no such programs.
+    pub(crate) credential_providers: Option<(PathBuf, PathBuf)>,
+    /// Most bytes of disk that the store may take.
+    pub(crate) quota: Option<u64>,
+    /// Bytes that must stay free on the store's disk.
+    pub(crate) free_floor: Option<u64>,
     /// False: every layer is an ordinary one.
     pub(crate) lazy: bool,
     /// Longest time Prepare may wait for an index before the layer becomes an ordinary one.
@@ -76,6 +82,10 @@ pub(crate) struct Config {
     pub(crate) read_timeout: Duration,
     /// Fetch the rest of an image at low priority once it is mounted.
     pub(crate) background: bool,
+    /// At which times of the day, in UTC: `22:00-06:00`. None: always.
+    pub(crate) window: Option<String>,
+    /// Most stored bytes per second of that. None: as fast as they come.
+    pub(crate) rate: Option<u64>,
     /// Where metrics, health and the status page are served. None: nowhere.
     pub(crate) http: Option<Listen>,
     /// Sharing pieces with other nodes; none: registries only.
@@ -95,6 +105,11 @@ pub(crate) enum Listen {
     Unix(PathBuf),
 }
 
+/// Less is no cache but a bottleneck: the indexes and tables of some images alone take as much.
+const MIN_QUOTA: u64 = 64 << 20;
+/// Bytes per second. Less would complete no image within a month.
+const MIN_RATE: u64 = 16 << 10;
+
 /// What a command line may override.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Overrides {
@@ -111,7 +126,9 @@ struct Raw {
     address: Option<PathBuf>,
     containerd: RawContainerd,
     registry: RawRegistry,
+    store: RawStore,
     lazy: RawLazy,
+    background: RawBackground,
     http: RawHttp,
     p2p: p2p::RawP2p,
     supervisor: RawSupervisor,
@@ -134,6 +151,22 @@ struct RawContainerd {
 struct RawRegistry {
     hosts_dir: Option<PathBuf>,
     docker_config: Option<PathBuf>,
+    credential_provider_config: Option<PathBuf>,
+    credential_provider_bin_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawStore {
+    quota: Option<String>,
+    free_floor: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawBackground {
+    window: Option<String>,
+    rate: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -204,6 +237,7 @@ fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
 }
 
 fn resolve(raw: Raw, overrides: Overrides, file: Option<&Path>) -> Result<Config, ConfigError> {
+    let credential_providers = credential_providers(&raw.registry)?;
     let root = overrides.root.or(raw.root).unwrap_or_else(|| DEFAULT_ROOT.into());
     let address = overrides
         .address
@@ -226,6 +260,11 @@ fn resolve(raw: Raw, overrides: Overrides, file: Option<&Path>) -> Result<Config
             None => None,
             Some(path) => Some(configured("registry.docker_config", path)?),
         },
+        credential_providers,
+        quota: size("store.quota", raw.store.quota, MIN_QUOTA)?,
+        free_floor: size("store.free_floor", raw.store.free_floor, 1)?,
+        window: window(raw.background.window)?,
+        rate: size("background.rate", raw.background.rate, MIN_RATE)?,
         lazy: raw.lazy.enabled.unwrap_or(true),
         // Kubelet's runtime request timeout is two minutes; an ordinary pull must still fit behind a vain wait.
         offer_timeout: seconds("lazy.offer_timeout_s", raw.lazy.offer_timeout_s, 30, 1..=600)?,
@@ -295,6 +334,73 @@ fn socket(field: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     })
 }
 
+fn credential_providers(raw: &RawRegistry) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    let (Some(config), Some(dir)) = (&raw.credential_provider_config, &raw.credential_provider_bin_dir)
+    else {
+        if raw.credential_provider_config.is_none() && raw.credential_provider_bin_dir.is_none() {
+            return Ok(None);
+        }
+        return Err(ConfigError::Invalid {
+            field: "registry.credential_provider_config",
+            message: "and registry.credential_provider_bin_dir need each other, as kubelet's flags of these names do"
+                .to_owned(),
+        });
+    };
+    Ok(Some((
+        configured("registry.credential_provider_config", config.clone())?,
+        configured("registry.credential_provider_bin_dir", dir.clone())?,
+    )))
+}
+
+/// Reads `20GiB`, `500MB`, `10G` or a count of bytes. Nothing and `""` mean no bound.
+fn size(field: &'static str, text: Option<String>, least: u64) -> Result<Option<u64>, ConfigError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit: u64 = match text[digits.len()..].trim() {
+        "" | "B" => 1,
+        "KB" | "kB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        "T" | "TiB" => 1 << 40,
+        _ => 0,
+    };
+    let bytes = digits
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .and_then(|count| count.checked_mul(unit));
+    match bytes {
+        Some(bytes) if bytes >= least => Ok(Some(bytes)),
+        Some(bytes) if unit > 0 => Err(ConfigError::Invalid {
+            field,
+            message: format!("is {bytes} bytes; it must be {least} or more, or \"\" for no bound"),
+        }),
+        _ => Err(ConfigError::Invalid {
+            field,
+            message: format!("is {text:?}; write a size such as 20GiB, 500MB or 1048576"),
+        }),
+    }
+}
+
+fn window(text: Option<String>) -> Result<Option<String>, ConfigError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    match text.parse::<lacewing_fusefs::Window>() {
+        Ok(_) => Ok(Some(text)),
+        Err(message) => Err(ConfigError::Invalid {
+            field: "background.window",
+            message,
+        }),
+    }
+}
+
 fn seconds(
     field: &'static str,
     value: Option<u64>,
@@ -354,6 +460,36 @@ mod tests {
         }
         let long = format!("address = \"/{}\"", "a".repeat(200));
         assert!(config(&long).unwrap_err().contains("address has 201 bytes"));
+    }
+
+    #[test]
+    fn sizes_and_times() {
+        let good = config(
+            "[store]\nquota = \"20GiB\"\nfree_floor = \"500MB\"\n[background]\nwindow = \"22:00-06:00\"\nrate = \"1M\"",
+        )
+        .unwrap();
+        assert_eq!((good.quota, good.free_floor), (Some(20 << 30), Some(500_000_000)));
+        assert_eq!(
+            (good.window.as_deref(), good.rate),
+            (Some("22:00-06:00"), Some(1 << 20))
+        );
+        for (text, expected) in [
+            (
+                "[store]\nquota = \"20 elephants\"",
+                "store.quota is \"20 elephants\"",
+            ),
+            ("[store]\nquota = \"1MB\"", "store.quota is 1000000 bytes"),
+            ("[store]\nfree_floor = \"99999999999T\"", "store.free_floor"),
+            ("[background]\nrate = \"-1\"", "background.rate"),
+            ("[background]\nwindow = \"25:00-26:00\"", "background.window"),
+            (
+                "[registry]\ncredential_provider_bin_dir = \"/x\"",
+                "need each other",
+            ),
+        ] {
+            let error = config(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The daemon's own service: what `lacewing status` and monitors ask.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use lacewing_format::annotation;
 use lacewing_fusefs::{Counters, Engine, Features, LayerId, LayerStatus};
 use lacewing_rpc::control::control_server::{Control as ControlService, ControlServer};
-use lacewing_rpc::control::{Broken, Feature, Layer, StatusRequest, StatusResponse};
+use lacewing_rpc::control::{
+    Broken, CollectRequest, CollectResponse, CompleteRequest, CompleteResponse, Feature, Layer, PinRequest,
+    PinResponse, StatusRequest, StatusResponse, Store,
+};
 use lacewing_snapshotter::{
     CHAIN_ID_LABEL, IMAGE_LABEL, LAYER_LABEL, LayerEntry, LayerRef, MountError, Snapshotter,
 };
@@ -16,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use crate::adapters::layers::NodeLayers;
 use crate::meters::Meters;
+use crate::pin::{Pin, Pins};
 
 /// What tells this worker from others.
 #[derive(Debug, Clone)]
@@ -37,6 +41,7 @@ pub(crate) struct Control {
     layers: Arc<NodeLayers>,
     broken: Arc<Vec<(String, MountError)>>,
     meters: Arc<Meters>,
+    pins: Arc<Pins>,
 }
 
 impl Control {
@@ -48,6 +53,7 @@ impl Control {
         layers: Arc<NodeLayers>,
         broken: Vec<(String, MountError)>,
         meters: Arc<Meters>,
+        pins: Arc<Pins>,
     ) -> Control {
         Control {
             identity,
@@ -56,6 +62,7 @@ impl Control {
             layers,
             broken: Arc::new(broken),
             meters,
+            pins,
         }
     }
 
@@ -93,7 +100,96 @@ impl Control {
             counters: counters(&self.engine.counters()),
             slowest: self.meters.slowest.list(),
             pulls: self.meters.pulls.list(),
+            store: Some(self.store()),
         })
+    }
+
+    fn store(&self) -> Store {
+        let status = self.engine.store_status();
+        Store {
+            used: status.used,
+            whole: status.whole,
+            quota: status.quota.unwrap_or_default(),
+            free_floor: status.free_floor.unwrap_or_default(),
+            pinned: self.pins.list(),
+        }
+    }
+
+    /// The numbers of the lazy layers, each with the image it was pulled for.
+    pub(crate) fn images(&self) -> Result<Vec<(LayerId, String)>, lacewing_snapshotter::Error> {
+        let none = HashMap::new();
+        let entries = self.snapshotter.layers()?.into_iter();
+        let lazy = entries
+            .map(|entry| self.layer(entry, &none))
+            .filter(|layer| layer.lazy);
+        Ok(lazy.map(|layer| (LayerId(layer.number), layer.image)).collect())
+    }
+
+    /// The lazy layers of an image.
+    fn layers_of(&self, image: &str) -> Result<BTreeSet<LayerId>, Status> {
+        let pin = Pin::parse(image).map_err(Status::invalid_argument)?;
+        let images = self
+            .images()
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let own = images.into_iter().filter(|(_, name)| pin.covers(name));
+        Ok(own.map(|(layer, _)| layer).collect())
+    }
+
+    /// Tells the store which layers are pinned now.
+    ///
+    /// # Errors
+    /// The metadata cannot be read.
+    pub(crate) fn apply_pins(&self) -> Result<(), lacewing_snapshotter::Error> {
+        let pinned = |name: &str| self.pins.cover(name);
+        let images = if self.pins.is_empty() {
+            Vec::new()
+        } else {
+            self.images()?
+        };
+        let layers = images
+            .into_iter()
+            .filter(|(_, name)| pinned(name))
+            .map(|(layer, _)| layer);
+        self.engine.pin(layers);
+        Ok(())
+    }
+
+    fn do_pin(&self, request: &PinRequest) -> Result<PinResponse, Status> {
+        let layers = self.layers_of(&request.image)?;
+        self.pins
+            .set(&request.image, request.pinned)
+            .map_err(|error| Status::internal(format!("{error:#}")))?;
+        self.apply_pins()
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(PinResponse {
+            layers: layers.len() as u64,
+        })
+    }
+
+    fn do_complete(&self, image: &str) -> Result<CompleteResponse, Status> {
+        let mut answer = CompleteResponse::default();
+        for layer in self.layers_of(image)? {
+            let Some(status) = self.engine.layer_status(layer) else {
+                continue;
+            };
+            if !status.complete {
+                let _ = self.engine.complete(layer);
+            }
+            answer.layers += 1;
+            answer.bytes_present += status.present;
+            answer.bytes_total += status.total;
+            if let Some(trouble) = status.trouble.filter(|_| answer.trouble.is_empty()) {
+                answer.trouble = trouble;
+            }
+        }
+        let store = self.engine.store_status();
+        if let Some(quota) = store.quota.filter(|quota| answer.bytes_total > *quota) {
+            return Err(Status::resource_exhausted(format!(
+                "the image has {} bytes, and the store's quota is {quota}",
+                answer.bytes_total
+            )));
+        }
+        Ok(answer)
     }
 
     fn layer(&self, entry: LayerEntry, held: &HashMap<LayerId, LayerStatus>) -> Layer {
@@ -153,6 +249,42 @@ impl ControlService for Control {
         }
         Ok(Response::new(answer))
     }
+
+    async fn pin(&self, request: Request<PinRequest>) -> Result<Response<PinResponse>, Status> {
+        let this = self.clone();
+        aside(move || this.do_pin(request.get_ref())).await
+    }
+
+    async fn complete(
+        &self,
+        request: Request<CompleteRequest>,
+    ) -> Result<Response<CompleteResponse>, Status> {
+        let this = self.clone();
+        aside(move || this.do_complete(&request.get_ref().image)).await
+    }
+
+    async fn collect(&self, _request: Request<CollectRequest>) -> Result<Response<CollectResponse>, Status> {
+        let layers = self.snapshotter.collect().await;
+        let layers = layers.map_err(|error| Status::internal(error.to_string()))?;
+        let this = self.clone();
+        aside(move || {
+            Ok(CollectResponse {
+                layers: layers as u64,
+                bytes: this.engine.clean_up().bytes,
+            })
+        })
+        .await
+    }
+}
+
+/// Answers from a thread that may wait for disks.
+async fn aside<T: Send + 'static>(
+    answer: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<Response<T>, Status> {
+    let answer = tokio::task::spawn_blocking(answer).await;
+    answer
+        .map_err(|error| Status::internal(error.to_string()))?
+        .map(Response::new)
 }
 
 fn features(found: &Features, never: Option<&str>) -> Vec<Feature> {
@@ -218,6 +350,7 @@ pub(crate) fn counters(counted: &Counters) -> HashMap<String, u64> {
         ("dedup_bytes", counted.dedup_bytes),
         ("corrupt", counted.corrupt),
         ("unstored", counted.unstored),
+        ("evicted_bytes", counted.evicted_bytes),
     ]
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))

@@ -21,8 +21,10 @@ mod cli;
 mod config;
 mod control;
 mod convert;
+mod credentials;
 mod doctor;
 mod fds;
+mod gc;
 mod http;
 mod inspect;
 mod limits;
@@ -33,7 +35,9 @@ mod mount;
 mod mountinfo;
 mod output;
 mod oversight;
+mod pin;
 mod progress;
+mod pull;
 mod registry;
 mod status;
 mod succession;
@@ -92,6 +96,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Mount(args) => mount::run(args).map(|()| Outcome::Done),
         Command::Doctor(args) => doctor::run(args),
         Command::Status(args) => status::run(args).map(|()| Outcome::Done),
+        Command::Pull(args) => pull::run(args).map(|()| Outcome::Done),
+        Command::Pin(args) => pin::run(args, true).map(|()| Outcome::Done),
+        Command::Unpin(args) => pin::run(args, false).map(|()| Outcome::Done),
+        Command::Gc(args) => gc::run(args).map(|()| Outcome::Done),
     }
 }
 

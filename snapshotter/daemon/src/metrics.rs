@@ -220,6 +220,11 @@ pub(crate) const FAMILIES: &[Family] = &[
         Read::Total("unstored"),
     ),
     counter(
+        "lacewing_evicted_bytes_total",
+        "Plain bytes given up, to be fetched again when they are read.",
+        Read::Total("evicted_bytes"),
+    ),
+    counter(
         "lacewing_layer_offers_total",
         "Layers that containerd asked for, by answer: lazy or ordinary.",
         Read::Values(|s| {

@@ -83,6 +83,17 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// What a daemon at an address says to a request that it does not fulfil.
+pub(crate) fn refusal(address: &std::path::Path, status: &tonic::Status) -> anyhow::Error {
+    let at = address.display();
+    match status.code() {
+        tonic::Code::Unavailable => {
+            anyhow::anyhow!("no daemon answers at {at} (another socket: --address)")
+        }
+        _ => anyhow::anyhow!("the daemon at {at}: {}", status.message()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

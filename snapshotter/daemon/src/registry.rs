@@ -1,6 +1,7 @@
 //! Registry clients with the settings of the daemon or of a command line.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,19 +9,29 @@ use lacewing_oci::{Client, Options};
 
 use crate::cli::RegistryArgs;
 use crate::config::Config;
+use crate::credentials::{self, pulls::Pulls};
 
 /// The store asks again until a read's deadline, so one request need not be patient by itself: a mirror that answers
 /// later than this is not worth waiting for while the next one may answer now.
 const RETRY_FOR: Duration = Duration::from_secs(5);
 
-/// The daemon's client.
+/// The daemon's client, for who is not the daemon.
 ///
 /// # Errors
-/// The TLS set-up is refused.
+/// As [`serving_client`].
 pub(crate) fn daemon_client(config: &Config) -> Result<Client> {
+    serving_client(config, &Arc::default())
+}
+
+/// The daemon's client, with the credentials that pulls bring.
+///
+/// # Errors
+/// The TLS set-up or the configuration of credential providers is refused.
+pub(crate) fn serving_client(config: &Config, pulls: &Arc<Pulls>) -> Result<Client> {
     let environment = Options::from_environment();
     let options = Options {
         hosts_dir: config.hosts_dir.clone(),
+        credentials: credentials::sources(config, pulls)?,
         docker_config: config.docker_config.clone().or(environment.docker_config.clone()),
         retry_for: RETRY_FOR.min(config.read_timeout),
         idle_timeout: environment.idle_timeout.min(config.read_timeout),

@@ -83,6 +83,28 @@ pub(crate) struct Status {
     counters: BTreeMap<String, u64>,
     slowest: Vec<Fetch>,
     pulls: Vec<Pull>,
+    store: Store,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Store {
+    used: u64,
+    whole: u64,
+    quota: u64,
+    free_floor: u64,
+    pinned: Vec<String>,
+}
+
+impl From<lacewing_rpc::control::Store> for Store {
+    fn from(store: lacewing_rpc::control::Store) -> Store {
+        Store {
+            used: store.used,
+            whole: store.whole,
+            quota: store.quota,
+            free_floor: store.free_floor,
+            pinned: store.pinned,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -173,6 +195,7 @@ impl From<StatusResponse> for Status {
             counters: answer.counters.into_iter().collect(),
             slowest: answer.slowest.into_iter().map(fetch).collect(),
             pulls: answer.pulls.into_iter().map(pull).collect(),
+            store: answer.store.map(Store::from).unwrap_or_default(),
         }
     }
 }

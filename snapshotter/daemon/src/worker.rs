@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use lacewing_fusefs::{BlobSource, Connection, Engine, Serving};
+use lacewing_fusefs::{BlobSource, Connection, Engine, Pace, Serving};
 use lacewing_snapshotter::Snapshotter;
 use nix::sys::signal::SigSet;
 use tokio::runtime::Runtime;
@@ -26,10 +26,13 @@ use crate::adapters::source::RegistrySource;
 use crate::cli::WorkerArgs;
 use crate::config::Config;
 use crate::control::{Control, Identity};
+use crate::credentials::image_service::ImageService;
+use crate::credentials::pulls::Pulls;
 use crate::fds::{self, Descriptors, Sign};
 use crate::http::{self, Site};
 use crate::lock::{self, Lock};
 use crate::meters::Meters;
+use crate::pin::{self, Pins};
 use crate::{registry, succession};
 
 /// A sign of life every so often: several fit into the shortest `supervisor.silence_s`.
@@ -119,6 +122,7 @@ fn watch_supervisor(address: &Path, link: OwnedFd, descriptors: Descriptors) -> 
 struct Worker {
     snapshotter: Snapshotter,
     control: Control,
+    image_service: Option<ImageService>,
     site: Site,
     serving: Option<Serving>,
 }
@@ -126,7 +130,8 @@ struct Worker {
 impl Worker {
     fn open(config: &Config, runtime: &Runtime, descriptors: &Descriptors, restarts: u64) -> Result<Worker> {
         let started = SystemTime::now();
-        let client = registry::daemon_client(config)?;
+        let pulls = Arc::new(Pulls::default());
+        let client = registry::serving_client(config, &pulls)?;
         let origins = Arc::new(Origins::open(&config.root)?);
         let source = Arc::new(RegistrySource::new(client, Arc::clone(&origins)));
         if let Some(p2p) = &config.p2p {
@@ -167,6 +172,10 @@ impl Worker {
             let _inside = runtime.enter();
             ContentStore::new(address)
         });
+        let image_service = config.containerd.as_deref().map(|address| {
+            let _inside = runtime.enter();
+            ImageService::new(address, pulls)
+        });
         let layers = NodeLayers::new(
             Arc::clone(&engine),
             source,
@@ -200,11 +209,14 @@ impl Worker {
             layers,
             restored.broken,
             Arc::clone(&meters),
+            Arc::new(Pins::open(&config.root)?),
         );
+        control.apply_pins().context("applying pins")?;
         let site = Site::new(config.clone(), control.clone(), meters);
         Ok(Worker {
             snapshotter,
             control,
+            image_service,
             site,
             serving,
         })
@@ -215,10 +227,12 @@ impl Worker {
         let incoming = lacewing_snapshotter::connections(tokio::net::UnixListener::from_std(listener)?);
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         http::serve(self.site).await;
+        tokio::spawn(pin::keep_applied(self.control.clone()));
         let (stopping, mut stopped) = tokio::sync::watch::channel(false);
         let server = tonic::transport::Server::builder()
             .add_service(lacewing_snapshotter::service(self.snapshotter))
             .add_service(self.control.service())
+            .add_optional_service(self.image_service)
             .serve_with_incoming_shutdown(incoming, async move {
                 let _ = stopped.wait_for(|stop| *stop).await;
             });
@@ -246,5 +260,11 @@ fn open_engine(config: &Config, runtime: &Runtime, source: Arc<dyn BlobSource>) 
     let mut options = lacewing_fusefs::Options::new(&config.root, source, runtime.handle().clone());
     options.read_timeout = config.read_timeout;
     options.background = config.background;
+    options.quota = config.quota;
+    options.free_floor = config.free_floor;
+    options.pace = Pace {
+        window: config.window.as_deref().and_then(|window| window.parse().ok()),
+        rate: config.rate,
+    };
     Ok(Arc::new(Engine::open(options).context("opening the store")?))
 }

@@ -1,0 +1,105 @@
+//! `lacewing pull`: pulls through containerd's CRI, and waits until all bytes are here where that is asked for.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lacewing_rpc::control::CompleteRequest;
+use lacewing_rpc::control::CompleteResponse;
+use lacewing_rpc::control::control_client::ControlClient;
+use lacewing_rpc::cri::{ImageSpec, PullImageRequest, encode_pull};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+
+use crate::adapters::content::connect;
+use crate::cli::PullArgs;
+use crate::credentials::image_service::{PULL, call};
+use crate::output::{bytes, print, refusal};
+
+/// How often it is looked whether all is here.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Pulls and waits.
+///
+/// # Errors
+/// The pull fails; nobody answers at the address; no layer of the image is lazy; it does not get on.
+pub(crate) fn run(args: &PullArgs) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(pull(args))
+}
+
+async fn pull(args: &PullArgs) -> Result<()> {
+    let mut control = ControlClient::new(connect(&args.address));
+    let here = ask(&mut control, args).await?.layers > 0;
+    if !here {
+        through_cri(&args.containerd, &args.image)
+            .await
+            .with_context(|| format!("pulling {}", args.image))?;
+    }
+    if args.complete {
+        let whole = wait(&mut control, args).await?;
+        let text = format!(
+            "{}: {} layers, {} here\n",
+            args.image,
+            whole.layers,
+            bytes(whole.bytes_total)
+        );
+        return print(&text);
+    }
+    print(&format!("{}: pulled\n", args.image))
+}
+
+async fn ask(control: &mut ControlClient<Channel>, args: &PullArgs) -> Result<CompleteResponse> {
+    let request = CompleteRequest {
+        image: args.image.clone(),
+    };
+    let answer = control.complete(request).await;
+    Ok(answer
+        .map_err(|status| refusal(&args.address, &status))?
+        .into_inner())
+}
+
+async fn wait(control: &mut ControlClient<Channel>, args: &PullArgs) -> Result<CompleteResponse> {
+    let limit = args.timeout.map(Duration::from_secs);
+    let start = tokio::time::Instant::now();
+    loop {
+        let found = ask(control, args).await?;
+        if found.layers == 0 {
+            bail!(
+                "{}: the daemon holds no lazy layer of it; see `lacewing status`",
+                args.image
+            );
+        }
+        if found.bytes_present == found.bytes_total {
+            return Ok(found);
+        }
+        if limit.is_some_and(|limit| start.elapsed() >= limit) {
+            let trouble = if found.trouble.is_empty() {
+                "it takes longer"
+            } else {
+                &found.trouble
+            };
+            let (present, total) = (bytes(found.bytes_present), bytes(found.bytes_total));
+            bail!("{}: {present} of {total} are here: {trouble}", args.image);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Through containerd's own CRI service, with this snapshotter as that is configured.
+async fn through_cri(containerd: &Path, image: &str) -> Result<()> {
+    let request = PullImageRequest {
+        image: Some(ImageSpec {
+            image: image.to_owned(),
+        }),
+        auth: None,
+    };
+    let request = tonic::Request::new(encode_pull(&request).into());
+    let answer = call(connect(containerd), PathAndQuery::from_static(PULL), request).await;
+    match answer {
+        Ok(_) => Ok(()),
+        Err(status) => bail!("containerd at {}: {}", containerd.display(), status.message()),
+    }
+}
