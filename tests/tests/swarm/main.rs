@@ -1,0 +1,158 @@
+//! The piece layer's logic in simulated clusters. Times are simulated, so they are the same on every machine and may be
+//! bounds; a seed repeats a run exactly.
+
+use lacewing_tests::simulation::{Fault, Outcome, Scenario, run};
+
+/// A quarter of the rollout of misc/docs/p2p.md, small enough for a debug build.
+fn small(nodes: usize) -> Scenario {
+    Scenario {
+        pieces: 256,
+        ..Scenario::rollout(nodes)
+    }
+}
+
+/// Runs a scenario that everybody must survive.
+fn survive(scenario: &Scenario) -> Outcome {
+    println!("seed {}", scenario.seed);
+    let outcome = run(scenario);
+    println!(
+        "p50 {:.3} p99 {:.3} copies {:.3} upload {:.2} moved {:.3} latency p99 {:.1} ms hedged {}",
+        outcome.completion(0.5),
+        outcome.completion(0.99),
+        outcome.copies,
+        outcome.upload_ratio(),
+        outcome.moved,
+        outcome.latency(0.99),
+        outcome.hedged
+    );
+    assert_eq!(outcome.unfinished, 0, "everybody alive finishes");
+    outcome
+}
+
+#[test]
+fn a_rollout_costs_one_copy() {
+    for nodes in [10, 100] {
+        let scenario = small(nodes);
+        let outcome = survive(&scenario);
+        assert!(outcome.copies <= 1.02, "{}", outcome.copies);
+        assert!(
+            outcome.completion(0.5) <= 2.0 * scenario.bound(),
+            "a quarter of the image hides less of the start"
+        );
+        assert_eq!(outcome.failures, 0);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let scenario = Scenario {
+        slow: 0.02,
+        crashed: 0.02,
+        ..small(50)
+    };
+    let (one, other) = (run(&scenario), run(&scenario));
+    assert_eq!(one, other);
+    let another = run(&Scenario { seed: 2, ..scenario });
+    assert_ne!(one.fingerprint, another.fingerprint);
+}
+
+#[test]
+fn slow_and_dead_nodes_hold_nobody_up() {
+    let scenario = Scenario {
+        slow: 0.01,
+        crashed: 0.01,
+        ..Scenario::rollout(100)
+    };
+    let outcome = survive(&scenario);
+    assert!(outcome.copies <= 1.1, "{}", outcome.copies);
+    assert!(outcome.completion(0.5) <= 1.3 * scenario.bound());
+}
+
+#[test]
+fn differing_views_and_zones_finish() {
+    for (unseen, zones) in [(0.05, 1), (0.0, 3), (0.05, 3)] {
+        let scenario = Scenario {
+            unseen,
+            zones,
+            ..small(60)
+        };
+        let outcome = survive(&scenario);
+        assert!(outcome.copies <= 1.3, "{}", outcome.copies);
+    }
+}
+
+#[test]
+fn few_users_among_many_move_little() {
+    let scenario = Scenario {
+        users: Some(10),
+        ..small(1000)
+    };
+    let outcome = survive(&scenario);
+    assert!(outcome.moved <= 1.2, "{}", outcome.moved);
+}
+
+#[test]
+fn blocking_reads_do_not_wait_for_prefetch() {
+    let scenario = Scenario {
+        reads: 100,
+        ..small(50)
+    };
+    let outcome = survive(&scenario);
+    assert!(outcome.latency(0.99) <= 30.0, "{}", outcome.latency(0.99));
+}
+
+#[test]
+fn the_registry_may_vanish_after_one_copy() {
+    let scenario = Scenario {
+        faults: vec![Fault::RegistryGoneAfter(1.0)],
+        ..small(40)
+    };
+    survive(&scenario);
+}
+
+#[test]
+fn a_registry_that_limits_is_left_alone() {
+    let (until, retry_after) = (2.0, 1.0);
+    let scenario = Scenario {
+        faults: vec![Fault::RegistryLimits { until, retry_after }],
+        ..small(30)
+    };
+    let outcome = survive(&scenario);
+    assert!(outcome.copies <= 1.3, "{}", outcome.copies);
+}
+
+#[test]
+fn wrong_bytes_reach_nobody() {
+    let scenario = Scenario {
+        faults: vec![Fault::Liar(3), Fault::Liar(7)],
+        ..small(40)
+    };
+    let outcome = survive(&scenario);
+    assert!(outcome.corrupt_found > 0, "they were asked");
+    assert_eq!(outcome.corrupt_stored, 0);
+}
+
+#[test]
+fn a_stalled_peer_costs_a_hedge() {
+    let scenario = Scenario {
+        reads: 100,
+        window: 0,
+        faults: vec![Fault::Stalled(5)],
+        ..small(40)
+    };
+    let outcome = survive(&scenario);
+    assert!(outcome.hedged > 0);
+    // the first hedge waits 200 ms, as long as nothing is known of how long pieces take
+    assert!(outcome.latency(1.0) <= 1000.0, "{}", outcome.latency(1.0));
+}
+
+#[test]
+fn clocks_may_jump() {
+    let jump = |node, by| Fault::ClockJump { node, at: 0.1, by };
+    let scenario = Scenario {
+        faults: vec![jump(1, 3600.0), jump(2, -3600.0), jump(3, 1.0)],
+        crashed: 0.05,
+        ..small(40)
+    };
+    survive(&scenario);
+}
