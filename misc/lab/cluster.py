@@ -19,8 +19,9 @@ from pathlib import Path
 
 from .netns import REGISTRY, Network, address
 from .nodes import Containerd, Daemon
+from .paths import SCRATCH
 from .oci import PLAIN, Layout
-from .process import Process, wait_until
+from .process import Process, kill_using, succeeds, unmount_below, wait_until
 from .registry import Registry, fill
 from .scratch import Lab
 from .tool import convert
@@ -59,7 +60,6 @@ class FarRegistry(Registry):
 
     def _answers(self) -> bool:
         probe = f"import urllib.request as r; r.urlopen('http://{self.address}/v2/', timeout=5)"
-        from .process import succeeds
         return succeeds(*self.network.inside(0, [sys.executable, "-c", probe]))
 
 
@@ -92,7 +92,7 @@ class Outcome:
 
 def config(lab_folder: Path, containerd: Path, certs: Path, number: int, seeds: list[str] | None) -> str:
     text = (f'[containerd]\naddress = "{containerd}"\n\n[registry]\nhosts_dir = "{certs}"\n\n'
-            '[lazy]\nread_timeout_s = 300\n\n[http]\nlisten = ""\n')
+            '[lazy]\nread_timeout_s = 300\n')
     if seeds:
         # Sixteen daemons on two cores answer late; on machines of their own the default is right.
         text += (f'\n[p2p]\nseeds = {json.dumps(seeds)}\nlisten = "{address(number)}:{PORT}"\n'
@@ -194,7 +194,6 @@ class Cluster:
             machine.containerd.stop()
             machine.daemon.stop()
         self.registry.stop()
-        from .process import kill_using, unmount_below
         kill_using(self.folder)
         unmount_below(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -226,6 +225,9 @@ def main() -> None:
     parser.add_argument("--registry-only", action="store_true", help="the same without the piece layer, too")
     parser.add_argument("--no-alone", action="store_true", help="leave the run of one node alone out")
     args = parser.parse_args()
+    needed, free = args.nodes * args.mib * 2 << 20, shutil.disk_usage(SCRATCH).free
+    if free < needed:
+        parser.error(f"{args.nodes} nodes need {needed >> 30} GiB of disk in {SCRATCH}, {free >> 30} GiB are free")
     with Lab("cluster") as lab, Network(args.nodes, args.mbit) as network:
         layout, digest = make_image(lab.folder / "image", args.mib)
         near = lab.registry()
