@@ -91,6 +91,7 @@ pub use engine::Engine;
 pub use error::{Error, ReadError, Result};
 pub use options::{Feature, Features, Options, Way};
 pub use pace::{Pace, Window};
+pub use probe::in_user_namespace;
 pub use report::{Cleaned, Counters, LayerId, LayerStatus, Shown, StoreStatus};
 pub use session::{Connection, Serving, mount_data};
 pub use source::{BlobSource, Class, SourceError};

@@ -99,7 +99,7 @@ fn probe_in(dir: &Path, deny: &[Feature], runtime: &Handle) -> Result<Features> 
 
 /// Whether this process is in another user namespace than the initial one, where EROFS cannot be mounted and `trusted.*`
 /// xattrs cannot be read. The initial one maps all ids to themselves (user_namespaces(7)).
-pub(crate) fn in_user_namespace() -> bool {
+pub fn in_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let words: Vec<&str> = map.split_whitespace().collect();
     words != ["0", "0", "4294967295"]

@@ -39,8 +39,9 @@ def client_program() -> Path:
 def daemon_config(containerd: Path | None, read_timeout_s: int, background: bool) -> str:
     """The lab's lines of the daemon's configuration; without `containerd`, nobody's content store is asked."""
     address = containerd or ""
+    trees = os.environ.get("LACEWING_TREES", "auto")  # "kernel" or "fuse" runs the same tests for one way to show layers
     return (f'[containerd]\naddress = "{address}"\n\n'
-            f'[lazy]\nread_timeout_s = {read_timeout_s}\nbackground = {str(background).lower()}\n')
+            f'[lazy]\ntrees = "{trees}"\nread_timeout_s = {read_timeout_s}\nbackground = {str(background).lower()}\n')
 
 
 class Daemon:

@@ -12,17 +12,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use lacewing_fusefs::TreeKind;
 use rustix::mount::UnmountFlags;
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Trees};
 use crate::fds::{self, Descriptors, Fuse};
 use crate::lock::{self, Lock};
 use crate::{mountinfo, succession};
 
 /// The listening socket's name in systemd's descriptor store; a socket unit may use any name.
 const LISTENER: &str = "listener";
+/// The names there of connections for trees, followed by kind and device (`trees-plain-0-54`).
+const TREES: &str = "trees-";
 /// The FUSE connection's name there, followed by the device's major and minor number (`fuse-0-53`).
 const FUSE: &str = "fuse-";
 /// A worker without supervisor notices at once, answers at once and exits at once; this is for a machine that swaps.
@@ -53,30 +56,40 @@ pub(crate) fn directories(config: &Config) -> Result<()> {
 /// # Errors
 /// Somebody else answers on the socket, or a worker without supervisor does not give way.
 pub(crate) fn descriptors(config: &Config) -> Result<Descriptors> {
-    let (mut listener, mut fuse) = from_service_manager();
+    let (mut listener, mut fuse, mut trees) = from_service_manager();
     if let Some(inherited) = from_orphan(config)? {
         info!("took over from a worker whose supervisor had died");
         listener = listener.or(Some(inherited.listener));
         fuse = fuse.or(inherited.fuse.ok());
+        trees.extend(inherited.trees);
     }
     let listener = match listener.filter(has_file) {
         Some(listener) => listener,
         None => bind(&config.address)?,
     };
-    let fuse = match fuse.filter(|fuse| is_mounted(config, fuse)) {
+    let data = lacewing_fusefs::Engine::data_dir(&config.root);
+    let fuse = match fuse.filter(|fuse| is_mounted(&data, fuse)) {
         Some(fuse) => {
             info!(device = fuse.device, "the FUSE connection goes on");
             Ok(fuse)
         }
         None => new_connection(config),
     };
-    Ok(Descriptors { listener, fuse })
+    trees.retain(|(kind, fuse)| is_mounted(&lacewing_fusefs::tree_dir(&config.root, *kind), fuse));
+    let trees = complete_trees(config, trees);
+    Ok(Descriptors {
+        listener,
+        fuse,
+        trees,
+    })
 }
 
-fn from_service_manager() -> (Option<OwnedFd>, Option<Fuse>) {
-    let (mut listener, mut fuse) = (None, None);
+type Passed = (Option<OwnedFd>, Option<Fuse>, Vec<(TreeKind, Fuse)>);
+
+fn from_service_manager() -> Passed {
+    let (mut listener, mut fuse, mut trees) = (None, None, Vec::new());
     let Ok(passed) = sd_notify::listen_fds_with_names() else {
-        return (None, None);
+        return (None, None, trees);
     };
     for (number, name) in passed {
         let fd = match fds::adopt(number) {
@@ -86,6 +99,12 @@ fn from_service_manager() -> (Option<OwnedFd>, Option<Fuse>) {
                 continue;
             }
         };
+        let tree = name.strip_prefix(TREES).and_then(|rest| rest.split_once('-'));
+        if let Some((kind, device)) = tree {
+            let note = (kind.to_owned(), device.replace('-', ":"));
+            trees.extend(fds::take_trees(vec![note], std::iter::once(fd)));
+            continue;
+        }
         match name.strip_prefix(FUSE) {
             Some(device) => {
                 fuse = Some(Fuse {
@@ -96,7 +115,7 @@ fn from_service_manager() -> (Option<OwnedFd>, Option<Fuse>) {
             None => listener = Some(fd),
         }
     }
-    (listener, fuse)
+    (listener, fuse, trees)
 }
 
 fn from_orphan(config: &Config) -> Result<Option<Descriptors>> {
@@ -159,9 +178,8 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-fn is_mounted(config: &Config, fuse: &Fuse) -> bool {
-    let data = lacewing_fusefs::Engine::data_dir(&config.root);
-    let mounted = matches!(mountinfo::mount_at(&data), Ok(Some(mount)) if mount.device == fuse.device);
+fn is_mounted(dir: &Path, fuse: &Fuse) -> bool {
+    let mounted = matches!(mountinfo::mount_at(dir), Ok(Some(mount)) if mount.device == fuse.device);
     if !mounted {
         warn!(
             device = fuse.device,
@@ -195,6 +213,32 @@ pub(crate) fn new_connection(config: &Config) -> Result<Fuse, String> {
     })
 }
 
+/// Adds connections for trees that are wanted and not there. Those that containers may use are kept in any case.
+pub(crate) fn complete_trees(config: &Config, mut trees: Vec<(TreeKind, Fuse)>) -> Vec<(TreeKind, Fuse)> {
+    if !config.lazy || config.trees == Trees::Kernel {
+        return trees;
+    }
+    for kind in TreeKind::ALL {
+        if trees.iter().any(|(there, _)| *there == kind) {
+            continue;
+        }
+        match new_tree(config, kind) {
+            Ok(fuse) => trees.push((kind, fuse)),
+            Err(error) => warn!("no FUSE mount for trees: {error:#}"),
+        }
+    }
+    trees
+}
+
+fn new_tree(config: &Config, kind: TreeKind) -> Result<Fuse> {
+    let connection = lacewing_fusefs::mount_trees(&config.root, kind, &[])?;
+    let mount = mountinfo::mount_at(&lacewing_fusefs::tree_dir(&config.root, kind))?;
+    Ok(Fuse {
+        fd: connection.fd,
+        device: mount.context("the new FUSE mount is not to be seen")?.device,
+    })
+}
+
 /// Detaches the dead FUSE mount and the layers over it (`l/<n>`, `l/<n>.<copy>`); direct ones (`l/<n>c`) need no FUSE and
 /// stay.
 fn detach_dead(root: &Path) -> Result<()> {
@@ -215,16 +259,24 @@ fn detach_dead(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Ends a FUSE connection: requests that wait get ENOTCONN now.
-pub(crate) fn abort(config: &Config, device: &str) {
+/// Ends the FUSE connections: requests that wait get ENOTCONN now.
+pub(crate) fn abort(config: &Config, descriptors: &Descriptors) {
+    if let Ok(fuse) = &descriptors.fuse {
+        abort_one(&lacewing_fusefs::Engine::data_dir(&config.root), &fuse.device);
+    }
+    for (kind, fuse) in &descriptors.trees {
+        abort_one(&lacewing_fusefs::tree_dir(&config.root, *kind), &fuse.device);
+    }
+}
+
+fn abort_one(dir: &Path, device: &str) {
     let minor = device.rsplit(':').next().unwrap_or_default();
     let switch = Path::new("/sys/fs/fuse/connections").join(minor).join("abort");
     if std::fs::write(&switch, "1").is_ok() {
         return;
     }
     // No fusectl mounted here. A forced unmount aborts too, also where the unmount itself is refused as busy.
-    let data = lacewing_fusefs::Engine::data_dir(&config.root);
-    let _ = rustix::mount::unmount(&data, UnmountFlags::FORCE);
+    let _ = rustix::mount::unmount(dir, UnmountFlags::FORCE);
 }
 
 /// Leaves copies with systemd, which keeps them over a restart of this process if the unit allows it.
@@ -235,6 +287,10 @@ pub(crate) fn deposit(descriptors: &Descriptors) {
             format!("{FUSE}{}", fuse.device.replace(':', "-")),
             fuse.fd.as_fd(),
         ));
+    }
+    for (kind, fuse) in &descriptors.trees {
+        let name = format!("{TREES}{}-{}", kind.name(), fuse.device.replace(':', "-"));
+        stored.push((name, fuse.fd.as_fd()));
     }
     for (name, fd) in stored {
         let message = [NotifyState::FdStore, NotifyState::FdName(&name)];
@@ -255,6 +311,23 @@ pub(crate) fn leave(config: &Config, descriptors: &Descriptors) {
         let data = lacewing_fusefs::Engine::data_dir(&config.root);
         let _ = rustix::mount::unmount(&data, UnmountFlags::empty());
     }
+    for (kind, _) in &descriptors.trees {
+        let dir = lacewing_fusefs::tree_dir(&config.root, *kind);
+        if !trees_are_used(config, &dir) {
+            let _ = rustix::mount::unmount(&dir, UnmountFlags::empty());
+        }
+    }
+}
+
+/// Whether a layer is shown from a connection. Such a bind mount would outlive it, and answer errors only.
+fn trees_are_used(config: &Config, dir: &Path) -> bool {
+    let (Ok(mounts), Ok(Some(own))) = (mountinfo::mounts(), mountinfo::mount_at(dir)) else {
+        return true;
+    };
+    let layers = config.root.join("l");
+    mounts
+        .iter()
+        .any(|mount| mount.device == own.device && mount.point.starts_with(&layers))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{DEFAULT_ADDRESS, DEFAULT_FILE, DEFAULT_ROOT};
+use crate::config::{DEFAULT_ADDRESS, DEFAULT_FILE, DEFAULT_ROOT, Trees};
 
 const ABOUT: &str = "\
 Containers that start before their image is here.
@@ -73,7 +73,7 @@ pub(crate) enum Command {
     /// Show a converted image as a read-only directory, with no containerd
     ///
     /// Mounts a converted image read-only; bytes come when they are read. Stays in the foreground until Ctrl-C or until
-    /// DIR is unmounted. Needs root.
+    /// DIR is unmounted. Needs root, or a user namespace: `unshare -Urm lacewing mount REF DIR`.
     Mount(MountArgs),
     /// Show what the daemon holds: layers, lazy or not and why, bytes present and whole
     ///
@@ -234,8 +234,8 @@ pub(crate) struct MountArgs {
     pub(crate) reference: String,
     /// An existing directory
     pub(crate) dir: PathBuf,
-    /// Where fetched bytes are kept for next time [default: /var/lib/lacewing/mount; while another mount uses that, a
-    /// temporary one]
+    /// Where fetched bytes are kept for next time [default: /var/lib/lacewing/mount, without root
+    /// ~/.local/share/lacewing/mount; while another mount uses that, a temporary one]
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
     /// Platform, such as linux/arm64 [default: this machine's]
@@ -247,6 +247,9 @@ pub(crate) struct MountArgs {
     /// Fetch only what is read
     #[arg(long)]
     pub(crate) no_background: bool,
+    /// Who shows the layers: the kernel where it can, or this program over FUSE
+    #[arg(long, value_enum, default_value_t = Trees::Auto)]
+    pub(crate) trees: Trees,
     /// A read waits so long for bytes that no source delivers
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) read_timeout: u64,
@@ -262,7 +265,7 @@ pub(crate) struct MountArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// The daemon's socket
-    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    #[arg(long, value_name = "SOCK", default_value_os_t = crate::places::address())]
     pub(crate) address: PathBuf,
     /// Print everything as JSON
     #[arg(long)]
@@ -416,7 +419,7 @@ mod tests {
              --dedup-against c --native --dry-run --json --jobs 2 --hosts-dir /h a b",
             "lacewing check a --json",
             "lacewing inspect a --json --export d",
-            "lacewing mount a d --store s --daemonize",
+            "lacewing mount a d --store s --daemonize --trees fuse",
             "lacewing status --json --address s",
             "lacewing status --log-level debug",
         ] {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::places;
+
 /// Where the daemon keeps everything, unless told otherwise.
 pub(crate) const DEFAULT_ROOT: &str = "/var/lib/lacewing";
 /// The socket containerd's proxy plugin connects to, unless told otherwise.
@@ -76,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) free_floor: Option<u64>,
     /// False: every layer is an ordinary one.
     pub(crate) lazy: bool,
+    /// How layers are shown.
+    pub(crate) trees: Trees,
     /// Longest time Prepare may wait for an index before the layer becomes an ordinary one.
     pub(crate) offer_timeout: Duration,
     /// Longest time a reader waits for missing bytes before it gets EIO.
@@ -94,6 +98,29 @@ pub(crate) struct Config {
     pub(crate) watchdog: Duration,
     /// A worker that is silent for so long is taken for hung and killed.
     pub(crate) silence: Duration,
+}
+
+/// Who shows layers as directories.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Trees {
+    /// The kernel where it can, else this program.
+    #[default]
+    Auto,
+    /// The kernel, by EROFS mounts.
+    Kernel,
+    /// This program, over FUSE.
+    Fuse,
+}
+
+impl From<Trees> for lacewing_fusefs::Way {
+    fn from(trees: Trees) -> lacewing_fusefs::Way {
+        match trees {
+            Trees::Auto => lacewing_fusefs::Way::Auto,
+            Trees::Kernel => lacewing_fusefs::Way::Kernel,
+            Trees::Fuse => lacewing_fusefs::Way::Fuse,
+        }
+    }
 }
 
 /// Where the HTTP server listens.
@@ -173,6 +200,7 @@ struct RawBackground {
 #[serde(deny_unknown_fields, default)]
 struct RawLazy {
     enabled: Option<bool>,
+    trees: Trees,
     offer_timeout_s: Option<u64>,
     read_timeout_s: Option<u64>,
     background: Option<bool>,
@@ -193,8 +221,8 @@ impl Config {
     pub(crate) fn load(file: Option<&Path>, overrides: Overrides) -> Result<Config, ConfigError> {
         let raw = match file {
             Some(path) => parse(path, &read(path)?)?,
-            None => match read(Path::new(DEFAULT_FILE)) {
-                Ok(text) => parse(Path::new(DEFAULT_FILE), &text)?,
+            None => match read(&places::config_file()) {
+                Ok(text) => parse(&places::config_file(), &text)?,
                 Err(ConfigError::Unreadable { source, .. })
                     if source.kind() == std::io::ErrorKind::NotFound =>
                 {
@@ -203,7 +231,7 @@ impl Config {
                 Err(error) => return Err(error),
             },
         };
-        resolve(raw, overrides, Some(file.unwrap_or(Path::new(DEFAULT_FILE))))
+        resolve(raw, overrides, Some(file.unwrap_or(&places::config_file())))
     }
 
     /// What holds where no file says anything.
@@ -237,12 +265,17 @@ fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
 }
 
 fn resolve(raw: Raw, overrides: Overrides, file: Option<&Path>) -> Result<Config, ConfigError> {
+<<<<<<< /tmp/trees/src/snapshotter/daemon/src/config.rs
+    let root = overrides.root.or(raw.root).unwrap_or_else(places::root);
+    let address = overrides.address.or(raw.address).unwrap_or_else(places::address);
+=======
     let credential_providers = credential_providers(&raw.registry)?;
     let root = overrides.root.or(raw.root).unwrap_or_else(|| DEFAULT_ROOT.into());
     let address = overrides
         .address
         .or(raw.address)
         .unwrap_or_else(|| DEFAULT_ADDRESS.into());
+>>>>>>> /tmp/trees/theirs
     Ok(Config {
         root: absolute("root", root)?,
         address: socket("address", absolute("address", address)?)?,
@@ -266,6 +299,7 @@ fn resolve(raw: Raw, overrides: Overrides, file: Option<&Path>) -> Result<Config
         window: window(raw.background.window)?,
         rate: size("background.rate", raw.background.rate, MIN_RATE)?,
         lazy: raw.lazy.enabled.unwrap_or(true),
+        trees: raw.lazy.trees,
         // Kubelet's runtime request timeout is two minutes; an ordinary pull must still fit behind a vain wait.
         offer_timeout: seconds("lazy.offer_timeout_s", raw.lazy.offer_timeout_s, 30, 1..=600)?,
         // As long as a hard NFS client's first complaint: short registry trouble passes unseen.
@@ -432,8 +466,8 @@ mod tests {
     #[test]
     fn nothing_said_is_the_defaults() {
         let config = config("").unwrap();
-        assert_eq!(config.root, Path::new(DEFAULT_ROOT));
-        assert_eq!(config.address, Path::new(DEFAULT_ADDRESS));
+        assert_eq!(config.root, places::root());
+        assert_eq!(config.address, places::address());
         assert_eq!(config.read_timeout, Duration::from_secs(60));
         assert!(config.lazy && config.background);
     }
@@ -516,7 +550,11 @@ mod tests {
     #[test]
     fn the_example_file_is_the_defaults() {
         let example = include_str!("../../../misc/examples/config.toml");
-        assert_eq!(config(example).unwrap(), config("").unwrap());
+        let mut defaults = config("").unwrap();
+        // Those of the system's root.
+        defaults.root = DEFAULT_ROOT.into();
+        defaults.address = DEFAULT_ADDRESS.into();
+        assert_eq!(config(example).unwrap(), defaults);
     }
 
     #[test]

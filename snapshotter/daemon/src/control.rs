@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lacewing_format::annotation;
-use lacewing_fusefs::{Counters, Engine, Features, LayerId, LayerStatus};
+use lacewing_fusefs::{Counters, Engine, Features, LayerId, LayerStatus, Way};
 use lacewing_rpc::control::control_server::{Control as ControlService, ControlServer};
 use lacewing_rpc::control::{
     Broken, CollectRequest, CollectResponse, CompleteRequest, CompleteResponse, Feature, Layer, PinRequest,
@@ -94,7 +94,7 @@ impl Control {
             worker_pid: std::process::id(),
             worker_restarts: self.identity.restarts,
             started_at_ms: milliseconds(self.identity.started),
-            features: features(self.engine.features(), self.layers.never()),
+            features: features(self.engine.features(), self.engine.way(), self.layers.never()),
             layers,
             broken: self.broken.iter().map(broken).collect(),
             counters: counters(&self.engine.counters()),
@@ -228,7 +228,7 @@ impl Control {
                 .unwrap_or_default(),
             bytes_present: status.map_or(0, |status| status.present),
             bytes_total: status.map_or(0, |status| status.total),
-            direct: status.is_some_and(|status| status.complete),
+            direct: status.is_some_and(|status| status.complete) && self.engine.way() == Way::Kernel,
             users: entry.users,
             created_at_ms: entry.created_at_ms,
         }
@@ -287,7 +287,7 @@ async fn aside<T: Send + 'static>(
         .map(Response::new)
 }
 
-fn features(found: &Features, never: Option<&str>) -> Vec<Feature> {
+fn features(found: &Features, way: Way, never: Option<&str>) -> Vec<Feature> {
     let feature = |name: &str, used: bool, detail: &str| Feature {
         name: name.to_owned(),
         used,
@@ -304,6 +304,23 @@ fn features(found: &Features, never: Option<&str>) -> Vec<Feature> {
             never.is_none(),
             never.unwrap_or("layers of converted images are lazy"),
         ),
+        match (way, &found.erofs_file) {
+            (Way::Fuse, Some(Err(lacking))) => feature(
+                "trees-by-kernel",
+                false,
+                &format!("this process shows layers, over FUSE; for the kernel's EROFS: {lacking}"),
+            ),
+            (Way::Fuse, _) => feature(
+                "trees-by-kernel",
+                false,
+                "this process shows layers, over FUSE, as the configuration says",
+            ),
+            _ => feature(
+                "trees-by-kernel",
+                true,
+                "the kernel shows layers, by EROFS mounts",
+            ),
+        },
         erofs,
         match found.directio {
             true => feature(
@@ -323,6 +340,18 @@ fn features(found: &Features, never: Option<&str>) -> Vec<Feature> {
                 "resend",
                 false,
                 "the kernel cannot send requests again; a dying worker may fail reads",
+            ),
+        },
+        match found.idmap {
+            true => feature(
+                "fuse-idmap",
+                way == Way::Fuse,
+                "trees over FUSE can be shown to user namespaces",
+            ),
+            false => feature(
+                "fuse-idmap",
+                false,
+                "trees over FUSE cannot be shown to containers with user namespaces of their own (Linux 6.12)",
             ),
         },
     ]

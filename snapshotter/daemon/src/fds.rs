@@ -8,6 +8,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
+use lacewing_fusefs::TreeKind;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -18,15 +19,35 @@ use serde::{Deserialize, Serialize};
 /// The note beside the descriptors is a few hundred bytes; a longer one is not ours.
 const MAX_NOTE: usize = 4096;
 /// Listener, FUSE connection, and what a supervisor hands to a new release beside them: its lock and the worker's link.
-const MAX_DESCRIPTORS: usize = 4;
+const MAX_DESCRIPTORS: usize = 6;
 
 /// What outlives a process.
 #[derive(Debug)]
 pub(crate) struct Descriptors {
     /// The unix socket containerd connects to, bound and listening.
     pub(crate) listener: OwnedFd,
-    /// The node's FUSE connection, or why there is none.
+    /// The node's FUSE connection for packs, or why there is none.
     pub(crate) fuse: Result<Fuse, String>,
+    /// The connections for trees in user space; none if they are not wanted or could not be had.
+    pub(crate) trees: Vec<(TreeKind, Fuse)>,
+}
+
+/// Names and devices of connections for trees, as they stand in notes beside their descriptors.
+pub(crate) fn tree_notes(trees: &[(TreeKind, Fuse)]) -> Vec<(String, String)> {
+    let note = |(kind, fuse): &(TreeKind, Fuse)| (kind.name().to_owned(), fuse.device.clone());
+    trees.iter().map(note).collect()
+}
+
+/// Puts notes and descriptors together again. A kind that this release does not know is let go.
+pub(crate) fn take_trees(
+    notes: Vec<(String, String)>,
+    fds: impl Iterator<Item = OwnedFd>,
+) -> Vec<(TreeKind, Fuse)> {
+    let known = |((name, device), fd): ((String, String), OwnedFd)| {
+        let kind = TreeKind::ALL.into_iter().find(|kind| kind.name() == name)?;
+        Some((kind, Fuse { fd, device }))
+    };
+    notes.into_iter().zip(fds).filter_map(known).collect()
 }
 
 /// An initialised FUSE connection.
@@ -66,6 +87,8 @@ pub(crate) enum PassError {
 struct Note {
     fuse: Option<String>,
     reason: Option<String>,
+    #[serde(default)]
+    trees: Vec<(String, String)>,
 }
 
 /// A connected pair that keeps message boundaries, closed on exec.
@@ -90,10 +113,12 @@ pub(crate) fn send(socket: BorrowedFd<'_>, descriptors: &Descriptors) -> Result<
         Ok(fuse) => Note {
             fuse: Some(fuse.device.clone()),
             reason: None,
+            trees: tree_notes(&descriptors.trees),
         },
         Err(reason) => Note {
             fuse: None,
             reason: Some(reason.chars().take(1000).collect()),
+            trees: tree_notes(&descriptors.trees),
         },
     };
     let note = serde_json::to_vec(&note).map_err(|error| PassError::Malformed(error.to_string()))?;
@@ -101,6 +126,7 @@ pub(crate) fn send(socket: BorrowedFd<'_>, descriptors: &Descriptors) -> Result<
     if let Ok(fuse) = &descriptors.fuse {
         fds.push(fuse.fd.as_fd());
     }
+    fds.extend(descriptors.trees.iter().map(|(_, fuse)| fuse.fd.as_fd()));
     send_message(socket, &note, &fds)
 }
 
@@ -164,16 +190,23 @@ fn assemble(note: Note, fds: Vec<OwnedFd>) -> Result<Descriptors, PassError> {
     let listener = fds
         .next()
         .ok_or_else(|| PassError::Malformed("no descriptor came".to_owned()))?;
-    let fuse = match (note.fuse, fds.next()) {
-        (Some(device), Some(fd)) => Ok(Fuse { fd, device }),
-        (None, None) => Err(note.reason.unwrap_or_default()),
-        _ => {
-            return Err(PassError::Malformed(
-                "the descriptors are not those the note names".to_owned(),
-            ));
-        }
+    let wrong = || PassError::Malformed("the descriptors are not those the note names".to_owned());
+    let fuse = match note.fuse {
+        Some(device) => Ok(Fuse {
+            fd: fds.next().ok_or_else(wrong)?,
+            device,
+        }),
+        None => Err(note.reason.unwrap_or_default()),
     };
-    Ok(Descriptors { listener, fuse })
+    if fds.len() != note.trees.len() {
+        return Err(wrong());
+    }
+    let trees = take_trees(note.trees, fds);
+    Ok(Descriptors {
+        listener,
+        fuse,
+        trees,
+    })
 }
 
 /// Tells the supervisor something. An error means that it is gone.
@@ -226,6 +259,11 @@ mod tests {
         std::fs::File::open("/dev/null").unwrap().into()
     }
 
+    fn tree(kind: TreeKind) -> (TreeKind, Fuse) {
+        let device = format!("0:{}", kind.name().len());
+        (kind, Fuse { fd: file(), device })
+    }
+
     #[test]
     fn descriptors_arrive_with_their_note() {
         let (ours, theirs) = pair().unwrap();
@@ -238,11 +276,13 @@ mod tests {
             &Descriptors {
                 listener: file(),
                 fuse,
+                trees: TreeKind::ALL.map(tree).into(),
             },
         )
         .unwrap();
         let received = receive(theirs.as_fd()).unwrap();
         assert_eq!(received.fuse.unwrap().device, "0:53");
+        assert_eq!(tree_notes(&received.trees), tree_notes(&TreeKind::ALL.map(tree)));
         let flags = rustix::io::fcntl_getfd(&received.listener).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
     }
@@ -255,6 +295,7 @@ mod tests {
             &Descriptors {
                 listener: file(),
                 fuse: Err("no /dev/fuse".to_owned()),
+                trees: vec![],
             },
         )
         .unwrap();
@@ -269,6 +310,7 @@ mod tests {
         let note = Note {
             fuse: Some("0:1".to_owned()),
             reason: None,
+            trees: vec![],
         };
         assert!(matches!(
             assemble(note, vec![file()]),

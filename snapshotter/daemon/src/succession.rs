@@ -102,6 +102,7 @@ mod tests {
         let descriptors = Descriptors {
             listener: file(),
             fuse,
+            trees: vec![],
         };
         let place = address.clone();
         let orphan = std::thread::spawn(move || {

@@ -271,17 +271,18 @@ impl Supervisor {
 
     /// No worker came to serve: whoever waits for bytes gets an error, and new layers a new connection.
     fn abort(&mut self) {
-        let Ok(fuse) = &self.kept.descriptors.fuse else {
+        if self.kept.descriptors.fuse.is_err() && self.kept.descriptors.trees.is_empty() {
             return;
-        };
+        }
         error!(
             "no worker has served for {:?}: aborting the FUSE connection; running containers get errors for bytes \
              that are not here, until they are started anew",
             self.config.watchdog
         );
-        acquire::abort(&self.config, &fuse.device);
+        acquire::abort(&self.config, &self.kept.descriptors);
         self.signal(Signal::SIGKILL);
         self.kept.descriptors.fuse = acquire::new_connection(&self.config);
+        self.kept.descriptors.trees = acquire::complete_trees(&self.config, Vec::new());
         acquire::deposit(&self.kept.descriptors);
     }
 
@@ -302,6 +303,9 @@ impl Supervisor {
             Ok(config) => {
                 info!("configuration read anew, replacing the worker");
                 self.config = config;
+                let trees = std::mem::take(&mut self.kept.descriptors.trees);
+                self.kept.descriptors.trees = acquire::complete_trees(&self.config, trees);
+                acquire::deposit(&self.kept.descriptors);
                 self.signal(Signal::SIGTERM);
             }
             Err(error) => error!("the configuration stays as it was: {error:#}"),

@@ -185,6 +185,8 @@ struct State {
     worker: Option<u32>,
     started: u64,
     announced: bool,
+    #[serde(default)]
+    trees: Vec<(String, String)>,
 }
 
 /// Turns this process into the program of that path. Returns only if that fails; then everything is as before.
@@ -219,10 +221,12 @@ impl Kept {
             worker: self.worker.as_ref().map(|(pid, _)| *pid),
             started: self.started,
             announced: self.announced,
+            trees: fds::tree_notes(&self.descriptors.trees),
         };
         let mut passed = vec![self.descriptors.listener.as_fd(), self.lock.as_fd()];
         passed.extend(self.descriptors.fuse.as_ref().ok().map(|fuse| fuse.fd.as_fd()));
         passed.extend(self.worker.as_ref().map(|(_, link)| link.as_fd()));
+        passed.extend(self.descriptors.trees.iter().map(|(_, fuse)| fuse.fd.as_fd()));
         fds::send_message(socket.as_fd(), &serde_json::to_vec(&state)?, &passed)?;
         Ok(())
     }
@@ -245,8 +249,13 @@ impl Kept {
             Some(pid) => Some((pid, next()?)),
             None => None,
         };
+        let trees = fds::take_trees(state.trees, passed);
         Ok(Kept {
-            descriptors: Descriptors { listener, fuse },
+            descriptors: Descriptors {
+                listener,
+                fuse,
+                trees,
+            },
             lock,
             worker,
             started: state.started,
@@ -385,6 +394,7 @@ mod tests {
                 descriptors: Descriptors {
                     listener: file(),
                     fuse,
+                    trees: vec![],
                 },
                 lock: Lock::try_take(&path).unwrap().unwrap(),
                 worker,

@@ -10,7 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+<<<<<<< /tmp/trees/src/snapshotter/daemon/src/worker.rs
+use lacewing_fusefs::{BlobSource, Connection, Engine, Serving, TreeKind, Way};
+=======
 use lacewing_fusefs::{BlobSource, Connection, Engine, Pace, Serving};
+>>>>>>> /tmp/trees/theirs
 use lacewing_snapshotter::Snapshotter;
 use nix::sys::signal::SigSet;
 use tokio::runtime::Runtime;
@@ -26,9 +30,13 @@ use crate::adapters::source::RegistrySource;
 use crate::cli::WorkerArgs;
 use crate::config::Config;
 use crate::control::{Control, Identity};
+<<<<<<< /tmp/trees/src/snapshotter/daemon/src/worker.rs
+use crate::fds::{self, Descriptors, Fuse, Sign};
+=======
 use crate::credentials::image_service::ImageService;
 use crate::credentials::pulls::Pulls;
 use crate::fds::{self, Descriptors, Sign};
+>>>>>>> /tmp/trees/theirs
 use crate::http::{self, Site};
 use crate::lock::{self, Lock};
 use crate::meters::Meters;
@@ -124,7 +132,7 @@ struct Worker {
     control: Control,
     image_service: Option<ImageService>,
     site: Site,
-    serving: Option<Serving>,
+    serving: Vec<Serving>,
 }
 
 impl Worker {
@@ -146,25 +154,7 @@ impl Worker {
         let meters = Arc::new(Meters::default());
         let measured = MeasuredSource::new(Arc::clone(&source), Arc::clone(&meters));
         let engine = open_engine(config, runtime, Arc::new(measured))?;
-        let (serving, no_fuse) = match &descriptors.fuse {
-            Ok(fuse) => match fuse
-                .fd
-                .try_clone()
-                .map(Connection::from_fd)
-                .map(|c| engine.serve(c))
-            {
-                Ok(Ok(serving)) => (Some(serving), None),
-                Ok(Err(error)) => (
-                    None,
-                    Some(format!("the FUSE connection cannot be served: {error}")),
-                ),
-                Err(error) => (
-                    None,
-                    Some(format!("the FUSE connection cannot be served: {error}")),
-                ),
-            },
-            Err(reason) => (None, Some(reason.clone())),
-        };
+        let (serving, no_fuse) = serve(&engine, descriptors);
         if let Some(reason) = &no_fuse {
             warn!("layers are pulled in the ordinary way: {reason}");
         }
@@ -247,24 +237,65 @@ impl Worker {
             Ok(Err(error)) => warn!("the socket: {error}"),
             Err(_) => warn!("calls that took longer than {GRACE:?} were cut off"),
         }
-        if let Some(serving) = self.serving {
-            // Requests that still wait for bytes stay with the kernel, for the next worker.
-            let _ = tokio::time::timeout(GRACE, tokio::task::spawn_blocking(move || serving.stop())).await;
-        }
+        // Requests that still wait for bytes stay with the kernel, for the next worker.
+        let serving = self.serving;
+        let stop = tokio::task::spawn_blocking(move || serving.into_iter().for_each(Serving::stop));
+        let _ = tokio::time::timeout(GRACE, stop).await;
         // Threads may still wait for a registry; nothing of theirs is worth waiting for.
         std::process::exit(0);
     }
+}
+
+/// Answers on all connections; beside them the reason why layers cannot be shown, if so.
+fn serve(engine: &Engine, descriptors: &Descriptors) -> (Vec<Serving>, Option<String>) {
+    let (mut serving, mut trouble) = (Vec::new(), None);
+    let mut begin = |fuse: &Fuse, serve: &dyn Fn(Connection) -> lacewing_fusefs::Result<Serving>| {
+        let begun = fuse.fd.try_clone().map_err(|error| error.to_string());
+        match begun.and_then(|fd| serve(Connection::from_fd(fd)).map_err(|error| error.to_string())) {
+            Ok(one) => serving.push(one),
+            Err(error) => trouble = Some(format!("the FUSE connection cannot be served: {error}")),
+        }
+    };
+    for (kind, fuse) in &descriptors.trees {
+        begin(fuse, &|connection| engine.serve_trees(*kind, connection));
+    }
+    match (&descriptors.fuse, engine.way()) {
+        (Ok(fuse), _) => begin(fuse, &|connection| engine.serve(connection)),
+        (Err(_), Way::Fuse) => {}
+        (Err(reason), _) => trouble = Some(reason.clone()),
+    }
+    if engine.way() == Way::Fuse && descriptors.trees.len() < TreeKind::ALL.len() && trouble.is_none() {
+        let reason = descriptors.fuse.as_ref().err().cloned();
+        trouble = Some(reason.unwrap_or_else(|| "no FUSE mounts for trees in user space".to_owned()));
+    }
+    let better = engine
+        .features()
+        .erofs_file
+        .as_ref()
+        .and_then(|found| found.as_ref().err());
+    match (engine.way(), better) {
+        (Way::Fuse, Some(lacking)) => {
+            info!("layers are shown by this process; for the kernel's EROFS: {lacking}")
+        }
+        (Way::Fuse, None) => info!("layers are shown by this process, as the configuration says"),
+        _ => info!("layers are shown by the kernel's EROFS"),
+    }
+    (serving, trouble)
 }
 
 fn open_engine(config: &Config, runtime: &Runtime, source: Arc<dyn BlobSource>) -> Result<Arc<Engine>> {
     let mut options = lacewing_fusefs::Options::new(&config.root, source, runtime.handle().clone());
     options.read_timeout = config.read_timeout;
     options.background = config.background;
+<<<<<<< /tmp/trees/src/snapshotter/daemon/src/worker.rs
+    options.trees = config.trees.into();
+=======
     options.quota = config.quota;
     options.free_floor = config.free_floor;
     options.pace = Pace {
         window: config.window.as_deref().and_then(|window| window.parse().ok()),
         rate: config.rate,
     };
+>>>>>>> /tmp/trees/theirs
     Ok(Arc::new(Engine::open(options).context("opening the store")?))
 }

@@ -167,7 +167,7 @@ impl<'a> DirEntries<'a> {
         let mut entries = Self::new(dir)?;
         let block = usize::try_from(position / POSITIONS).unwrap_or(usize::MAX);
         entries.next_block = block.min(entries.block_count);
-        if block < entries.block_count && position % POSITIONS > 0 {
+        if block < entries.block_count && !position.is_multiple_of(POSITIONS) {
             entries.block = Some(Block::read(&dir, block)?);
             entries.next_block += 1;
             entries.next_entry = (position % POSITIONS) as usize;

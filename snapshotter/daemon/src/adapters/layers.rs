@@ -46,10 +46,7 @@ impl NodeLayers {
         never: Option<String>,
         timeout: Duration,
     ) -> NodeLayers {
-        let never = never.or_else(|| match &engine.features().erofs_file {
-            Some(Err(reason)) => Some(reason.clone()),
-            _ => None,
-        });
+        let never = never.or_else(|| engine.obstacle().map(str::to_owned));
         NodeLayers {
             engine,
             ahead: Ahead::new(Arc::clone(&source)),

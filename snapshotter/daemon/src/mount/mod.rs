@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use lacewing_converter::{find_indexes, load_indexes_of};
 use lacewing_format::annotation::IndexRef;
-use lacewing_fusefs::{Engine, LayerId, Serving};
+use lacewing_fusefs::{Engine, LayerId, Serving, TreeKind, Way};
 use lacewing_oci::{Access, Descriptor, Store};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -38,7 +38,7 @@ const BUSY_RETRY: Duration = Duration::from_millis(100);
 /// The image is not there or not converted, the kernel cannot show it, or the directory is not usable.
 pub(crate) fn run(args: &MountArgs) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!("mounting needs root");
+        bail!("mounting needs root, or a user namespace of your own: unshare -Urm lacewing mount ...");
     }
     let reference = convert::reference(&args.reference)?;
     let dir = directory(&args.dir)?;
@@ -101,6 +101,8 @@ struct Mounted {
     root: PathBuf,
     dir: PathBuf,
     serving: Option<Serving>,
+    /// What serves trees in user space, if the kernel does not show layers.
+    trees: Vec<Serving>,
     engine: Option<Engine>,
 }
 
@@ -117,6 +119,7 @@ impl Mounted {
             root: store.root().to_owned(),
             dir: dir.to_owned(),
             serving: None,
+            trees: Vec::new(),
             engine: None,
         };
         if let Err(error) = mounted.build(args, runtime, image, layers) {
@@ -131,13 +134,20 @@ impl Mounted {
         let mut options = lacewing_fusefs::Options::new(&self.root, source.clone(), runtime.handle().clone());
         options.background = !args.no_background;
         options.read_timeout = Duration::from_secs(args.read_timeout);
+        options.trees = args.trees.into();
         let engine = Engine::open(options).context("opening the store")?;
-        if let Some(Err(reason)) = &engine.features().erofs_file {
+        if let Some(reason) = engine.obstacle() {
             bail!("this kernel cannot show layers: {reason}");
         }
         let data = Engine::data_dir(&self.root);
         std::fs::create_dir_all(&data).with_context(|| format!("making directory {}", data.display()))?;
         self.serving = Some(engine.serve(lacewing_fusefs::mount_data(&data)?)?);
+        if engine.way() == Way::Fuse {
+            for kind in TreeKind::ALL {
+                let connection = lacewing_fusefs::mount_trees(&self.root, kind, &[])?;
+                self.trees.push(engine.serve_trees(kind, connection)?);
+            }
+        }
         // Indexes that the store has were checked when it took them in.
         let new = layers
             .iter()
@@ -173,8 +183,11 @@ impl Mounted {
         }
         store_dir::detach_layers(&self.root)?;
         let data = Engine::data_dir(&self.root);
-        // Layers whose last reader is gone let go of the FUSE mount; until then it is busy.
-        while let Err(Errno::BUSY) = rustix::mount::unmount(&data, UnmountFlags::empty()) {
+        // Layers whose last reader is gone let go of the FUSE mount; until then it is busy. Trees in user space are gone
+        // when their connections have ended.
+        while self.trees.iter().any(|serving| !serving.ended())
+            || rustix::mount::unmount(&data, UnmountFlags::empty()) == Err(Errno::BUSY)
+        {
             let again =
                 runtime.block_on(async { tokio::time::timeout(BUSY_RETRY, end.signal()).await.is_ok() });
             if again {
@@ -192,6 +205,7 @@ impl Mounted {
         }
         // The threads end by themselves when the connection has ended, which unmounting did.
         drop(self.serving.take());
+        self.trees.clear();
         drop(self.engine.take());
     }
 }

@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::CWD;
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
 use super::store_dir;
 use crate::mountinfo::{self, Mount};
+
+/// What mount(2) takes of options.
+const PAGE: usize = 4096;
 
 /// Begins the overlay's name in the mount table; the store's path follows.
 const SOURCE: &str = "lacewing:";
@@ -72,8 +76,14 @@ fn overlay(layers: &[PathBuf], store: &Path, dir: &Path) -> Result<()> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).context("the kernel has no overlayfs")?;
     fsconfig_set_string(&overlay, "source", source(store)).context("overlay")?;
     for layer in layers.iter().rev() {
-        fsconfig_set_string(&overlay, "lowerdir+", layer)
-            .with_context(|| format!("overlay: lower directory {}", layer.display()))?;
+        match fsconfig_set_string(&overlay, "lowerdir+", layer) {
+            // Older than Linux 6.5.
+            Err(Errno::INVAL) => return overlay_by_options(layers, store, dir),
+            set => set.with_context(|| format!("overlay: lower directory {}", layer.display()))?,
+        }
+    }
+    if lacewing_fusefs::in_user_namespace() {
+        fsconfig_set_flag(&overlay, "userxattr").context("overlay")?;
     }
     fsconfig_create(&overlay).context("overlay")?;
     // An image is somebody else's: to be looked at, not to be trusted with privileges outside a container.
@@ -87,6 +97,34 @@ fn overlay(layers: &[PathBuf], store: &Path, dir: &Path) -> Result<()> {
         CWD,
         dir,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?)
+}
+
+/// As [`overlay`], by mount(2), whose options are one page of text.
+fn overlay_by_options(layers: &[PathBuf], store: &Path, dir: &Path) -> Result<()> {
+    let text = |layer: &PathBuf| {
+        let text = layer.to_str().filter(|text| !text.contains([':', ',', '\\']));
+        text.map(str::to_owned)
+            .with_context(|| format!("{} cannot stand in mount options", layer.display()))
+    };
+    let lower = layers.iter().rev().map(text).collect::<Result<Vec<String>>>()?;
+    let userxattr = if lacewing_fusefs::in_user_namespace() {
+        ",userxattr"
+    } else {
+        ""
+    };
+    let options = format!("lowerdir={}{userxattr}", lower.join(":"));
+    if options.len() >= PAGE {
+        bail!("the kernel takes {PAGE} bytes of options, too few for these layers; choose a shorter --store");
+    }
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let options = std::ffi::CString::new(options)?;
+    Ok(rustix::mount::mount(
+        source(store),
+        dir,
+        "overlay",
+        flags,
+        options.as_c_str(),
     )?)
 }
 

@@ -14,8 +14,6 @@ use rustix::mount::UnmountFlags;
 use crate::lock::{self, Lock};
 use crate::mountinfo;
 
-/// The default store's parent; root's own, and on a disk.
-const PARENT: &str = "/var/lib/lacewing";
 /// The default store's name. Temporary ones append a dot and the process's pid.
 const NAME: &str = "mount";
 
@@ -44,7 +42,7 @@ impl StoreDir {
                 ),
             };
         }
-        let parent = Path::new(PARENT);
+        let parent = &crate::places::root();
         remove_abandoned(parent);
         if let Some(store) = take(&parent.join(NAME), false)? {
             return Ok(store);
@@ -127,12 +125,13 @@ fn remove_abandoned(parent: &Path) {
     }
 }
 
-/// Detaches the layers' mounts.
+/// Detaches the layers' mounts, and the trees they may be part of.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn detach_layers(root: &Path) -> Result<()> {
-    detach(&root.join("l"))
+    detach(&root.join("l"))?;
+    detach(&root.join("trees"))
 }
 
 /// Detaches every mount below the store; none of them can be anybody's but ours or a dead process's.
@@ -140,7 +139,7 @@ pub(crate) fn detach_layers(root: &Path) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub(crate) fn detach_all(root: &Path) -> Result<()> {
-    detach(&root.join("l"))?;
+    detach_layers(root)?;
     detach(&Engine::data_dir(root))
 }
 
