@@ -265,17 +265,9 @@ fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
 }
 
 fn resolve(raw: Raw, overrides: Overrides, file: Option<&Path>) -> Result<Config, ConfigError> {
-<<<<<<< /tmp/trees/src/snapshotter/daemon/src/config.rs
+    let credential_providers = credential_providers(&raw.registry)?;
     let root = overrides.root.or(raw.root).unwrap_or_else(places::root);
     let address = overrides.address.or(raw.address).unwrap_or_else(places::address);
-=======
-    let credential_providers = credential_providers(&raw.registry)?;
-    let root = overrides.root.or(raw.root).unwrap_or_else(|| DEFAULT_ROOT.into());
-    let address = overrides
-        .address
-        .or(raw.address)
-        .unwrap_or_else(|| DEFAULT_ADDRESS.into());
->>>>>>> /tmp/trees/theirs
     Ok(Config {
         root: absolute("root", root)?,
         address: socket("address", absolute("address", address)?)?,

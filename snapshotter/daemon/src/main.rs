@@ -35,11 +35,8 @@ mod mount;
 mod mountinfo;
 mod output;
 mod oversight;
-<<<<<<< /tmp/trees/src/snapshotter/daemon/src/main.rs
-mod places;
-=======
 mod pin;
->>>>>>> /tmp/trees/theirs
+mod places;
 mod progress;
 mod pull;
 mod registry;

@@ -10,11 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-<<<<<<< /tmp/trees/src/snapshotter/daemon/src/worker.rs
-use lacewing_fusefs::{BlobSource, Connection, Engine, Serving, TreeKind, Way};
-=======
-use lacewing_fusefs::{BlobSource, Connection, Engine, Pace, Serving};
->>>>>>> /tmp/trees/theirs
+use lacewing_fusefs::{BlobSource, Connection, Engine, Pace, Serving, TreeKind, Way};
 use lacewing_snapshotter::Snapshotter;
 use nix::sys::signal::SigSet;
 use tokio::runtime::Runtime;
@@ -30,13 +26,9 @@ use crate::adapters::source::RegistrySource;
 use crate::cli::WorkerArgs;
 use crate::config::Config;
 use crate::control::{Control, Identity};
-<<<<<<< /tmp/trees/src/snapshotter/daemon/src/worker.rs
-use crate::fds::{self, Descriptors, Fuse, Sign};
-=======
 use crate::credentials::image_service::ImageService;
 use crate::credentials::pulls::Pulls;
-use crate::fds::{self, Descriptors, Sign};
->>>>>>> /tmp/trees/theirs
+use crate::fds::{self, Descriptors, Fuse, Sign};
 use crate::http::{self, Site};
 use crate::lock::{self, Lock};
 use crate::meters::Meters;
@@ -287,15 +279,12 @@ fn open_engine(config: &Config, runtime: &Runtime, source: Arc<dyn BlobSource>) 
     let mut options = lacewing_fusefs::Options::new(&config.root, source, runtime.handle().clone());
     options.read_timeout = config.read_timeout;
     options.background = config.background;
-<<<<<<< /tmp/trees/src/snapshotter/daemon/src/worker.rs
     options.trees = config.trees.into();
-=======
     options.quota = config.quota;
     options.free_floor = config.free_floor;
     options.pace = Pace {
         window: config.window.as_deref().and_then(|window| window.parse().ok()),
         rate: config.rate,
     };
->>>>>>> /tmp/trees/theirs
     Ok(Arc::new(Engine::open(options).context("opening the store")?))
 }
