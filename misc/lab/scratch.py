@@ -84,10 +84,13 @@ class Lab:
         """A daemon that no containerd uses."""
         return self._added(Daemon(self._folder("d"), daemon_config(None, read_timeout_s, background)))
 
-    def node(self, generation: int, registry: Registry, read_timeout_s: int = 60, background: bool = True) -> tuple[Daemon, Containerd]:
-        """A daemon and the containerd that uses it; each knows the other's socket."""
+    def node(self, generation: int, registry: Registry, read_timeout_s: int = 60, background: bool = True, extra: str = "",
+             place: Path | None = None) -> tuple[Daemon, Containerd]:
+        """A daemon and the containerd that uses it; each knows the other's socket. `extra` are further lines of the daemon's
+        configuration, `place` is where it keeps everything."""
         folder = self._folder("c")
-        daemon = Daemon(self._folder("d"), daemon_config(folder / "sock", read_timeout_s, background))
+        config = daemon_config(folder / "sock", read_timeout_s, background) + extra
+        daemon = Daemon(place or self._folder("d"), config)
         containerd = Containerd(folder, generation, registry, daemon)
         return self._added(daemon), self._added(containerd)
 
