@@ -221,7 +221,7 @@ mod tests {
         let (pack, windows) = (pack(dir.path()), Windows::default());
         assert_eq!(read(&windows, &pack, 0..4096), None);
         assert!(read(&windows, &pack, 4096..8192).is_some());
-        pack.give_up(&[1..2]).unwrap();
+        pack.give_up(std::slice::from_ref(&(1..2))).unwrap();
         assert_eq!(read(&windows, &pack, 4096..8192), None);
         pack.store(1, &[5; BLOCK]).unwrap();
         assert_eq!(read(&windows, &pack, 4096..8192), None, "in the page cache still");

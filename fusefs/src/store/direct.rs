@@ -37,8 +37,9 @@ impl Direct {
     /// The disk's.
     pub(crate) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
-        let odd = (buf.as_ptr().addr() | buf.len()) % BLOCK != 0 || offset % BLOCK as u64 != 0;
-        if odd || self.refused.load(Ordering::Relaxed) {
+        let whole =
+            (buf.as_ptr().addr() | buf.len()).is_multiple_of(BLOCK) && offset.is_multiple_of(BLOCK as u64);
+        if !whole || self.refused.load(Ordering::Relaxed) {
             return Ok(false);
         }
         match file.read_exact_at(buf, offset) {

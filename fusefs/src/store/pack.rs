@@ -240,7 +240,7 @@ impl Pack {
         }
         let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
         aging.0 += 1;
-        if aging.0 % AGE == 0 {
+        if aging.0.is_multiple_of(AGE) {
             let old = std::mem::replace(&mut aging.1, self.written.ranges());
             old.into_iter().for_each(|range| self.forget(range));
         }
