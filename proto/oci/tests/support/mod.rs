@@ -22,7 +22,8 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use lacewing_oci::{Access, Client, Options, Reference, Store};
+use lacewing_format::Digest;
+use lacewing_oci::{Access, Client, Descriptor, Error, MediaType, Options, Reference, Store, describe};
 
 /// A request as the server saw it.
 #[derive(Clone, Debug)]
@@ -323,4 +324,20 @@ pub fn noise(len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// The descriptor of a layer.
+pub fn layer(content: &[u8]) -> Descriptor {
+    let len = content.len() as u64;
+    describe(MediaType::ImageLayerGzip, &Digest::of(content), len)
+}
+
+/// Reads a blob to its end.
+pub async fn whole(store: &Store, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
+    let mut blob = store.blob(descriptor).await?;
+    let mut bytes = Vec::new();
+    while let Some(part) = blob.next().await {
+        bytes.extend_from_slice(&part?);
+    }
+    Ok(bytes)
 }
