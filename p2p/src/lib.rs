@@ -18,7 +18,7 @@
 //! - A node only ever asks a node that is strictly earlier in the order of the piece's tree, so no
 //!   chain of requests comes back, however much the nodes' views of the cluster differ.
 //!   `swarm::tests::nobody_asks_a_later_node`.
-//! - Whoever waits for a piece gets it or an error: `swarm::tests::no_waiter_is_lost`.
+//! - Whoever waits for a piece gets it or an error: `tests/tests/swarm`.
 //!
 //! # Non-goals
 //!
