@@ -48,7 +48,12 @@ func (c *criClient) call(ctx context.Context, method string, request, answer int
 
 func (c *criClient) pull(ctx context.Context, ref string) error {
 	var answer pullImageResponse
-	if err := c.call(ctx, "ImageService/PullImage", &imageRequest{&image{ref}}, &answer); err != nil {
+	request := &imageRequest{Image: &image{ref}}
+	// Not an argument: those are for everybody to see.
+	if username, password, found := strings.Cut(os.Getenv("LAB_PULL_AUTH"), ":"); found {
+		request.Auth = &authConfig{Username: username, Password: password}
+	}
+	if err := c.call(ctx, "ImageService/PullImage", request, &answer); err != nil {
 		return err
 	}
 	fmt.Println(answer.ImageRef)
@@ -56,7 +61,7 @@ func (c *criClient) pull(ctx context.Context, ref string) error {
 }
 
 func (c *criClient) removeImage(ctx context.Context, ref string) error {
-	return c.call(ctx, "ImageService/RemoveImage", &imageRequest{&image{ref}}, &empty{})
+	return c.call(ctx, "ImageService/RemoveImage", &imageRequest{Image: &image{ref}}, &empty{})
 }
 
 // run starts a pod on the host's network with one container. Without -keep it waits for the container's end, prints its

@@ -9,8 +9,14 @@ type image struct {
 	Image string `protobuf:"bytes,1,opt,name=image,proto3"`
 }
 
-type imageRequest struct { // PullImageRequest, RemoveImageRequest
-	Image *image `protobuf:"bytes,1,opt,name=image,proto3"`
+type authConfig struct {
+	Username string `protobuf:"bytes,1,opt,name=username,proto3"`
+	Password string `protobuf:"bytes,2,opt,name=password,proto3"`
+}
+
+type imageRequest struct { // PullImageRequest, RemoveImageRequest, which has no auth
+	Image *image      `protobuf:"bytes,1,opt,name=image,proto3"`
+	Auth  *authConfig `protobuf:"bytes,2,opt,name=auth,proto3"`
 }
 
 type pullImageResponse struct {
@@ -123,6 +129,7 @@ type empty struct{}
 
 func (m *image) Reset()                   { *m = image{} }
 func (m *imageRequest) Reset()            { *m = imageRequest{} }
+func (m *authConfig) Reset()              { *m = authConfig{} }
 func (m *pullImageResponse) Reset()       { *m = pullImageResponse{} }
 func (m *sandboxMetadata) Reset()         { *m = sandboxMetadata{} }
 func (m *namespaceOption) Reset()         { *m = namespaceOption{} }
@@ -145,6 +152,7 @@ func (m *empty) Reset()                   { *m = empty{} }
 
 func (m *image) String() string                   { return fmt.Sprintf("%+v", *m) }
 func (m *imageRequest) String() string            { return fmt.Sprintf("%+v", *m) }
+func (m *authConfig) String() string              { return fmt.Sprintf("%+v", *m) }
 func (m *pullImageResponse) String() string       { return fmt.Sprintf("%+v", *m) }
 func (m *sandboxMetadata) String() string         { return fmt.Sprintf("%+v", *m) }
 func (m *namespaceOption) String() string         { return fmt.Sprintf("%+v", *m) }
@@ -167,6 +175,7 @@ func (m *empty) String() string                   { return fmt.Sprintf("%+v", *m
 
 func (*image) ProtoMessage()                   {}
 func (*imageRequest) ProtoMessage()            {}
+func (*authConfig) ProtoMessage()              {}
 func (*pullImageResponse) ProtoMessage()       {}
 func (*sandboxMetadata) ProtoMessage()         {}
 func (*namespaceOption) ProtoMessage()         {}
