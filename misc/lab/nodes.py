@@ -191,7 +191,11 @@ class Containerd:
 
     def start_container(self, image: str, snapshotter: str, name: str, *command, namespace: str = "default", options=()) -> None:
         """Starts a container in the background; `options` are more ones of `ctr run`."""
-        words = ["run", "-d", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", *options, image, name]
+        # By default a container's cgroup is named by namespace and name alone: "kill all in it" of a lab that runs beside
+        # this one would reach ours.
+        cgroup = f"/lacewing-lab/{self.folder.name}-{os.getpid()}/{name}"
+        words = ["run", "-d", "--snapshotter", snapshotter, "--runc-root", self.folder / "runc", "--cgroup", cgroup]
+        words += [*options, image, name]
         self.ctr(*words, *command, namespace=namespace)
 
     def container_pid(self, name: str, namespace: str = "default") -> int:

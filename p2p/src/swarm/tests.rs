@@ -30,10 +30,10 @@ fn piece(n: u64) -> PieceId {
 fn view(count: u64, bits: u64) -> View {
     let member = |n: u64| {
         let word = mix(bits ^ n);
-        (word % 20 != 0).then_some(Member {
+        (!word.is_multiple_of(20)).then_some(Member {
             id: id(n),
             zone: ZoneId((word >> 8) as u16 % (1 + (bits % 3) as u16)),
-            leaf: (word >> 32) % 10 == 0,
+            leaf: (word >> 32).is_multiple_of(10),
         })
     };
     View::new((0..count).filter_map(member).collect())

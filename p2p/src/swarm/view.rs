@@ -11,18 +11,18 @@ use crate::limits::{MAX_MEMBERS, MAX_ZONES};
 use crate::piece::PieceId;
 
 /// Children of a node in a tree. 3 and 4 are as fast, 2 is deeper, 8 is uneven.
-pub const ARITY: usize = 4;
+pub(crate) const ARITY: usize = 4;
 
 /// Trees cut from one ring, evenly spaced. With 32 every node is inner in about 8 and has about 64 connections.
-pub const STRIPES: u16 = 32;
+pub(crate) const STRIPES: u16 = 32;
 
 /// Rings of small clusters. One ring of few members has gaps of very different lengths, and whoever stands behind a long
 /// one uploads twice the mean; eight rings even that out. They cost connections, of which a small cluster has few.
-pub const RINGS: u16 = 8;
+pub(crate) const RINGS: u16 = 8;
 
 /// Largest cluster that uses all rings. Clusters that differ about this for a moment choose different trees for a piece,
 /// which costs a copy, not correctness: requests name their tree.
-pub const ALL_RINGS_UP_TO: usize = 128;
+pub(crate) const ALL_RINGS_UP_TO: usize = 128;
 
 /// A member's position on the first ring: a 64-bit hash of its name, the same on all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -147,9 +147,8 @@ impl Pins {
 pub(crate) async fn keep_applied(control: Control) {
     loop {
         let this = control.clone();
-        match tokio::task::spawn_blocking(move || this.apply_pins()).await {
-            Ok(Err(error)) => warn!(%error, "applying pins"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || this.apply_pins()).await {
+            warn!(%error, "applying pins");
         }
         tokio::time::sleep(APPLY).await;
     }

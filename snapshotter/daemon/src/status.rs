@@ -339,6 +339,7 @@ mod tests {
             counters: BTreeMap::from([("reads".to_owned(), 3)]),
             slowest: Vec::new(),
             pulls: Vec::new(),
+            store: Store::default(),
         }
     }
 

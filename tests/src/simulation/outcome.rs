@@ -45,7 +45,7 @@ pub struct Outcome {
 }
 
 /// The value below which the fraction `q` of `sorted` is; NaN if there are none.
-pub fn quantile(sorted: &[f64], q: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = (sorted.len().saturating_sub(1) as f64 * q).round() as usize;
     sorted.get(at).copied().unwrap_or(f64::NAN)
 }

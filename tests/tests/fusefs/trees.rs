@@ -98,7 +98,7 @@ fn edges(xattrs: bool) -> Layer {
     for n in 0..3000 {
         tree.add(
             "dir/many",
-            &format!("file-{n:04}-{}", "y".repeat(n % 40)),
+            format!("file-{n:04}-{}", "y".repeat(n % 40)),
             0o100_644,
             file(found("byte")),
         );
@@ -154,7 +154,7 @@ impl Builder {
         self.tree.inodes.push(Inode {
             mode,
             uid: n % 7 * 1000,
-            gid: if n % 5 == 0 { 100_000 + n } else { 0 },
+            gid: if n.is_multiple_of(5) { 100_000 + n } else { 0 },
             mtime: Time { secs: 1, nanos: 2 },
             xattrs: vec![],
             body,
