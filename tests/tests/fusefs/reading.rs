@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lacewing_fusefs::{Class, Engine, Error, Feature, Options};
+use lacewing_fusefs::{Class, Engine, Error, Feature, Options, Way};
 
 use crate::image::{Cut, layer, mixed, noise, partial};
 use crate::node::{node, quiet, read_at, verify, wait_for};
@@ -195,6 +195,7 @@ fn a_node_that_cannot_show_layers_says_why() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let source = Arc::new(Memory::new());
     let mut options = Options::new(root.path(), source, runtime.handle().clone());
+    options.trees = Way::Kernel;
     options.deny = vec![Feature::ErofsFile];
     let engine = Engine::open(options).unwrap();
     let layer = mixed(21, 1, 0);
