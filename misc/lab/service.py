@@ -1,6 +1,7 @@
 """A service manager as systemd is one to a unit: hears what the service notifies, keeps the descriptors it deposits,
 and hands them back at the next start (sd_notify(3), sd_listen_fds(3))."""
 
+import fcntl
 import os
 import socket
 from pathlib import Path
@@ -9,6 +10,8 @@ from .process import Process
 
 # The first descriptor that sd_listen_fds(3) knows.
 FIRST = 3
+# Above all that are handed back.
+HIGH = 100
 
 
 class ServiceManager:
@@ -39,7 +42,9 @@ class ServiceManager:
     def keep(self, name: str, fd: int) -> None:
         if name in self.store:
             os.close(self.store[name])
-        self.store[name] = fd
+        # Far from those that the shell below puts in its place one by one.
+        self.store[name] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+        os.close(fd)
 
     def prepare_start(self) -> None:
         """Makes the next start of the process hand back what is kept."""

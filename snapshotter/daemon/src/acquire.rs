@@ -76,7 +76,7 @@ pub(crate) fn descriptors(config: &Config) -> Result<Descriptors> {
         None => new_connection(config),
     };
     trees.retain(|(kind, fuse)| is_mounted(&lacewing_fusefs::tree_dir(&config.root, *kind), fuse));
-    let trees = complete_trees(config, trees);
+    let trees = complete_trees(config, one_of_each(trees));
     Ok(Descriptors {
         listener,
         fuse,
@@ -139,6 +139,17 @@ fn from_orphan(config: &Config) -> Result<Option<Descriptors>> {
             )
         }
     }
+}
+
+/// The service manager and an orphan may both give the same connection.
+fn one_of_each(trees: Vec<(TreeKind, Fuse)>) -> Vec<(TreeKind, Fuse)> {
+    let mut once: Vec<(TreeKind, Fuse)> = Vec::with_capacity(TreeKind::ALL.len());
+    for (kind, fuse) in trees {
+        if once.iter().all(|(there, _)| *there != kind) {
+            once.push((kind, fuse));
+        }
+    }
+    once
 }
 
 /// Binds the socket for root alone. A socket file that nobody answers on is a dead daemon's.
