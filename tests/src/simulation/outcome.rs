@@ -32,8 +32,6 @@ pub struct Outcome {
     pub redirected: u64,
     /// Pieces that came although they were here.
     pub wasted: u64,
-    /// Pieces with wrong bytes that were stored; must be 0.
-    pub corrupt_stored: u64,
     /// Pieces with wrong bytes that were found.
     pub corrupt_found: u64,
     /// Most different peers that one node asked.
