@@ -31,8 +31,12 @@ def data(seed: int, size: int) -> bytes:
 
 
 def taken(root: Path) -> int:
-    """What the store takes of the disk, by du."""
-    return int(run("du", "-s", "--block-size=1", root / "packs").split()[0])
+    """What the store takes of the disk. Not by du, which fails when a file goes away under it."""
+    total = 0
+    for entry in os.scandir(root / "packs"):
+        with contextlib.suppress(FileNotFoundError):
+            total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return total
 
 
 class Disk(Case):
