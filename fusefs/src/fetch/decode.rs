@@ -171,12 +171,11 @@ impl Worker {
             };
             let from = job.shared.places.find(&chunk.id()).find_map(|place| {
                 let from = job.shared.volumes.get(place.pack)?;
-                let epoch = from.pack.epoch();
                 let read = from
                     .pack
                     .read_unverified(u64::from(place.block) * BLOCK as u64, plain);
                 let same = read.is_ok() && blake3::hash(plain).as_bytes() == &chunk.id().0;
-                same.then_some((from, place.block, epoch))
+                same.then_some((from, place.block))
             });
             match from {
                 Some(from) => found.push((at, chunk.blocks() as usize * BLOCK, chunk.block(), from)),
@@ -185,17 +184,14 @@ impl Worker {
         }
         let target = &job.run.of;
         let kept = target.volume.keep(&target.of, frame, |pack| {
-            found
-                .into_iter()
-                .try_for_each(|(at, len, block, (from, place, epoch))| {
-                    let plain = &self.plain[at..at + len];
-                    let valid = from.pack.bits().all(place..place + (len / BLOCK) as u32);
-                    if valid && from.pack.number() != pack.number() {
-                        pack.store_from(block, (&from.pack, place, epoch), plain)
-                    } else {
-                        pack.store(block, plain)
-                    }
-                })
+            found.into_iter().try_for_each(|(at, len, block, (from, place))| {
+                let plain = &self.plain[at..at + len];
+                if from.pack.number() != pack.number() {
+                    pack.store_from(block, (&from.pack, place), plain)
+                } else {
+                    pack.store(block, plain)
+                }
+            })
         });
         add(&job.shared.tally.dedup_bytes, len as u64);
         land(job, view, frame, &self.plain, kept);

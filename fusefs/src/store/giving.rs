@@ -8,7 +8,7 @@
 //! | who | why |
 //! |---|---|
 //! | a reader at the same time | the epoch grows between bits and hole ([`Pack::read`]) |
-//! | a copy into another pack | the same epoch ([`Pack::store_from`]) |
+//! | a copy into another pack | the same epoch, looked at before the bits ([`Pack::store_from`]) |
 //! | a writer of the same blocks | claims: it does not store, or nothing is given up |
 //! | a checkpoint at the same time | one lock for both |
 //! | a mount of the plain file | such packs are marked whole first, under the same lock |

@@ -271,21 +271,23 @@ impl Pack {
         })
     }
 
-    /// Keeps verified bytes that another pack holds, sharing disk space where the file system can.
-    /// `seen` is the other pack's epoch before its bytes were verified.
+    /// Keeps verified bytes that were found in another pack, sharing disk space where the file
+    /// system can. Blocks that the other pack does not hold any more are written.
     ///
     /// # Errors
     /// As [`Pack::store`].
-    pub(crate) fn store_from(
-        &self,
-        block: u32,
-        (from, at, seen): (&Pack, u32, u64),
-        plain: &[u8],
-    ) -> io::Result<()> {
+    pub(crate) fn store_from(&self, block: u32, (from, at): (&Pack, u32), plain: &[u8]) -> io::Result<()> {
         self.keep(block, plain.len(), || {
+            // In this order: an eviction that is counted already has cleared its bits before, so
+            // blocks that are valid now are in nobody's hands, and stay so for as long as none is
+            // counted.
+            let seen = from.epoch();
+            let held = from
+                .bits
+                .all(at..at.saturating_add(plain.len().div_ceil(BLOCK) as u32));
             let (mut to, mut source) = (u64::from(block) * BLOCK as u64, u64::from(at) * BLOCK as u64);
             let (start, end) = (to, to + plain.len() as u64);
-            let mut shared = true;
+            let mut shared = held;
             while shared && to < end {
                 let left = usize::try_from(end - to).unwrap_or(usize::MAX);
                 let copied = rustix::fs::copy_file_range(
@@ -482,7 +484,7 @@ mod tests {
             &Arc::new(Space::unbounded()),
         )
         .unwrap();
-        to.store_from(50, (&from, 1, from.epoch()), &[5; 8192]).unwrap();
+        to.store_from(50, (&from, 1), &[5; 8192]).unwrap();
         let mut buf = [0; 8192];
         assert!(to.read(50 * 4096, &mut buf).unwrap());
         assert_eq!(buf, [5; 8192]);
