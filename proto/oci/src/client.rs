@@ -38,6 +38,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long one operation is retried without progress before it fails as unavailable. 30 s: a registry's restart.
     pub retry_for: Duration,
+    /// Addresses of this machine that are never asked, whatever `hosts.toml` says: this process's own mirror.
+    pub not_through: Vec<std::net::SocketAddr>,
     /// Wait before the first retry; later ones double. 200 ms: a dropped connection is mostly a single event.
     pub first_wait: Duration,
 }
@@ -52,6 +54,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             retry_for: Duration::from_secs(30),
+            not_through: Vec::new(),
             first_wait: Duration::from_millis(200),
         }
     }

@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use lacewing_format::Digest;
 use reqwest::Url;
 
+use crate::reference::is_loopback;
+
 /// What an endpoint may be asked for (containerd's host capabilities).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capabilities {
@@ -85,6 +87,16 @@ impl Endpoint {
             (host, None) => host.to_owned(),
             (host, Some(port)) => format!("{host}:{port}"),
         }
+    }
+
+    /// Does it lead to one of these addresses of this machine?
+    pub(crate) fn is_one_of(&self, addresses: &[std::net::SocketAddr]) -> bool {
+        let port = self.base.port_or_known_default();
+        let host = self.base.host_str().unwrap_or_default();
+        addresses.iter().any(|address| {
+            Some(address.port()) == port
+                && (is_loopback(host) || host.parse().is_ok_and(|ip: std::net::IpAddr| ip == address.ip()))
+        })
     }
 
     /// Does `url` lie at this endpoint's scheme, host and port, so that its secrets may be sent there?

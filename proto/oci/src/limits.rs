@@ -101,3 +101,9 @@ pub(crate) const MAX_NAME: usize = 255;
 
 /// Longest tag (OCI distribution: 128).
 pub(crate) const MAX_TAG: usize = 128;
+
+/// Longest header of a registry's answer that is passed on to a client: servers and proxies cut heads at 8 KiB.
+pub(crate) const MAX_PASSED_HEADER: usize = 8 << 10;
+
+/// Longest address of a file. Signed ones with a session's token have some 1,500 characters.
+pub const MAX_URL: usize = 2_000;

@@ -59,6 +59,7 @@ impl Repository {
             what: place.clone(),
             reason: error.to_string(),
         })??;
+        endpoints.retain(|endpoint| !endpoint.is_one_of(&client.options().not_through));
         let scope = match access {
             Access::Read => {
                 endpoints.retain(|e| e.capabilities.pull || e.capabilities.resolve);
