@@ -18,7 +18,7 @@ use crate::layer::{Layer, Layers};
 use crate::lock;
 use crate::mount_point::MountPoint;
 use crate::options::{Feature, Features, Options, Way};
-use crate::probe::probe;
+use crate::probed;
 use crate::report::{Counters, LayerId, LayerStatus, Shown};
 use crate::restore::{Restored, restore};
 use crate::session::{Connection, Serving, place};
@@ -72,7 +72,7 @@ impl Engine {
         let mut catalogue = Catalogue::load(&root.join("catalogue"))?;
         let keeping = Keeping::new(&options);
         let Restored { volumes, layers } = restore(&root, &indexes, &mut catalogue, boot, &keeping.space)?;
-        let features = probe(&root.join("probe"), &options.deny, &options.runtime);
+        let features = probed::features(&root, boot, &options.deny, &options.runtime);
         let (way, trees) = trees(&options, &features);
         let layers = Arc::new(RwLock::new(layers));
         let tally = Arc::new(Tally::default());

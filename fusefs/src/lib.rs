@@ -75,6 +75,7 @@ mod options;
 mod pace;
 mod packfs;
 mod probe;
+mod probed;
 mod readahead;
 mod report;
 mod restore;

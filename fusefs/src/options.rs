@@ -95,7 +95,7 @@ impl Options {
 }
 
 /// What the kernel really does, found out by small mounts of our own at start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Whether EROFS mounts plain files; else the reason why layers cannot be shown here.
     pub erofs_file: Option<Result<(), String>>,

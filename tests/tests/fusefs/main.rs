@@ -6,6 +6,7 @@ mod cost;
 mod faults;
 mod image;
 mod node;
+mod probed;
 mod quota;
 mod reading;
 mod source;
