@@ -119,6 +119,9 @@ impl Loop {
             return self.report_unreachable(request);
         };
         self.asked.insert(request, (peer, piece));
+        if let Some(address) = self.links.address(peer) {
+            self.history.asked(piece, Some(address));
+        }
         let wish = Wish {
             piece,
             class,
@@ -164,6 +167,7 @@ impl Loop {
             let _ = self.done.send(Done::Origin(piece, Err(error)));
             return;
         };
+        self.history.asked(piece, None);
         let (origin, verifier, done) = (self.origin.clone(), self.verifier.clone(), self.done.clone());
         let rate = self.origin_rate.clone();
         let task = tokio::spawn(async move {
@@ -188,6 +192,7 @@ impl Loop {
             Ok((bytes, Verdict::Right)) => {
                 if !self.store.contains(&piece) {
                     self.status.bytes_from_origin += bytes.len() as u64;
+                    self.history.came(piece, super::Source::Origin);
                     self.store.put(piece, bytes);
                 }
                 return self.tell(Event::OriginReceived { piece });

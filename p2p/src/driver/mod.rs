@@ -10,6 +10,7 @@
 //! store, asking the origin) runs beside it and reports when it is done.
 
 mod actions;
+mod history;
 mod known;
 mod links;
 mod node;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::history::{Source, Traffic, Trail};
 pub use self::pace::Bucket;
 pub use self::ports::{Origin, OriginError, Verdict, Verifier};
 use crate::error::FetchError;
@@ -68,6 +70,8 @@ pub struct Parts {
 pub struct Rates {
     /// To all other nodes together.
     pub upload: Option<u64>,
+    /// To each of them.
+    pub peer: Option<u64>,
     /// From registries.
     pub origin: Option<u64>,
 }
@@ -125,6 +129,39 @@ pub struct Status {
     pub wrong: Vec<SocketAddr>,
     /// The swarm's own counters.
     pub swarm: swarm::Status,
+    /// The other members, by address.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Another member, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// Its zone; may be empty.
+    pub zone: String,
+    /// It asks to be left alone.
+    pub leaf: bool,
+    /// There is a connection to it.
+    pub linked: bool,
+    /// What went to and fro.
+    pub traffic: Traffic,
+}
+
+/// Whom a node would ask for a piece, and what it did to get it.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Explained {
+    /// What the swarm says.
+    pub swarm: Explanation,
+    /// Addresses of its candidates, nearest first.
+    pub candidates: Vec<Option<SocketAddr>>,
+    /// Addresses of those it waits for now.
+    pub asked: Vec<Option<SocketAddr>>,
+    /// What was done, if it is remembered.
+    pub trail: Option<Trail>,
+    /// It is in the piece store.
+    pub here: bool,
 }
 
 enum Command {
@@ -140,7 +177,7 @@ enum Command {
         ticket: u64,
     },
     Status(oneshot::Sender<Status>),
-    Explain(PieceId, oneshot::Sender<Explanation>),
+    Explain(PieceId, oneshot::Sender<Explained>),
     Reload(Box<Reload>),
 }
 
@@ -228,10 +265,22 @@ impl Node {
     }
 
     /// Whom it would ask for a piece, and what is going on with it.
-    pub async fn explain(&self, piece: PieceId) -> Explanation {
+    pub async fn explain(&self, piece: PieceId) -> Explained {
         let (reply, answer) = oneshot::channel();
         let _ = self.commands.send(Command::Explain(piece, reply));
-        answer.await.unwrap_or_default()
+        let mut explained = answer.await.unwrap_or_default();
+        explained.here = self.store.contains(&piece);
+        explained
+    }
+
+    /// Takes in a piece that came another way, verified by the caller; others may ask for it from now on.
+    pub fn keep(&self, piece: PieceId, bytes: Bytes) {
+        self.store.put(piece, bytes);
+    }
+
+    /// Takes a piece out that turned out to be wrong.
+    pub fn forget(&self, piece: &PieceId) {
+        self.store.remove(piece);
     }
 
     /// Takes up other limits and seeds. Transfers go on.

@@ -11,10 +11,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
+use super::history::{History, Source};
 use super::known::Known;
 use super::links::{Deferred, Links, Way};
+use super::pace::Uploads;
 use super::{
-    Bucket, Command, GATHER, GetError, Origin, OriginError, Outgoing, Parts, Status, Verdict, Verifier,
+    Bucket, Command, Explained, GATHER, GetError, Origin, OriginError, Outgoing, Parts, PeerStatus, Status,
+    Verdict, Verifier,
 };
 use crate::error::FetchError;
 use crate::identity::Identity;
@@ -84,7 +87,7 @@ pub(super) struct Loop {
     pub(super) store: PieceStore,
     pub(super) origin: Arc<dyn Origin>,
     pub(super) verifier: Arc<dyn Verifier>,
-    pub(super) uploads: Arc<Bucket>,
+    pub(super) uploads: Arc<Uploads>,
     pub(super) origin_rate: Arc<Bucket>,
     pub(super) known: Known,
     pub(super) waiters: HashMap<PieceId, Vec<Waiter>>,
@@ -97,6 +100,7 @@ pub(super) struct Loop {
     pub(super) reasons: HashMap<PieceId, String>,
     pub(super) done: mpsc::UnboundedSender<Done>,
     pub(super) status: Status,
+    pub(super) history: History,
     pub(super) me: Me,
     pub(super) is_member: std::collections::HashSet<PeerId>,
 }
@@ -114,7 +118,7 @@ pub(super) fn start(parts: Parts, listener: TcpListener, commands: mpsc::Unbound
     let (happenings, happened) = mpsc::channel(HAPPENINGS);
     let (incoming, arriving) = mpsc::channel(64);
     let (done, finished) = mpsc::unbounded_channel();
-    let uploads = Arc::new(Bucket::new(parts.rates.upload));
+    let uploads = Uploads::new(parts.rates.upload, parts.rates.peer);
     let context = Context {
         events: happenings,
         pace: uploads.clone(),
@@ -144,6 +148,7 @@ pub(super) fn start(parts: Parts, listener: TcpListener, commands: mpsc::Unbound
         reasons: HashMap::new(),
         done,
         status: Status::default(),
+        history: History::default(),
         me: Me {
             id,
             address: parts.address,
@@ -262,16 +267,52 @@ impl Loop {
             Command::Status(reply) => {
                 self.status.swarm = self.swarm.status();
                 self.status.links = u32::try_from(self.links.count()).unwrap_or(u32::MAX);
+                self.status.peers = self.peer_status();
                 let _ = reply.send(self.status.clone());
             }
             Command::Explain(piece, reply) => {
-                let _ = reply.send(self.swarm.explain(&piece));
+                let _ = reply.send(self.explained(&piece));
             }
             Command::Reload(reload) => {
-                self.uploads.set(reload.rates.upload);
+                self.uploads.set(reload.rates.upload, reload.rates.peer);
                 self.origin_rate.set(reload.rates.origin);
                 self.members.set_seeds(reload.seeds);
             }
+        }
+    }
+
+    fn peer_status(&self) -> Vec<PeerStatus> {
+        let members = self.members.watch().borrow().clone();
+        let others = members.iter().filter(|peer| peer.address != self.me.address);
+        others
+            .map(|peer| PeerStatus {
+                address: peer.address,
+                zone: peer.meta.zone.clone(),
+                leaf: peer.meta.leaf,
+                linked: self.links.to(peer_id(peer.address)).is_some(),
+                traffic: self
+                    .history
+                    .traffic
+                    .get(&peer.address)
+                    .copied()
+                    .unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    fn explained(&self, piece: &PieceId) -> Explained {
+        let swarm = self.swarm.explain(piece);
+        let address = |peer: &PeerId| self.links.address(*peer);
+        Explained {
+            candidates: swarm
+                .candidates
+                .iter()
+                .map(|found| address(&found.peer))
+                .collect(),
+            asked: swarm.asked.iter().map(address).collect(),
+            trail: self.history.of(piece),
+            swarm,
+            here: false,
         }
     }
 
@@ -409,6 +450,9 @@ impl Loop {
             }
             Happening::Sent(request, took, len) => {
                 self.status.bytes_to_peers += len as u64;
+                if let Some(address) = self.links.address(peer) {
+                    self.history.sent(address, len as u64);
+                }
                 self.asking.remove(&(peer, request));
                 self.tell(Event::Uploaded {
                     to: peer,
@@ -532,6 +576,9 @@ impl Loop {
                 // Right bytes are welcome even if the request was given up meanwhile.
                 if !self.store.contains(&piece) {
                     self.status.bytes_from_peers += bytes.len() as u64;
+                    if let Some(address) = asked.and_then(|(peer, _)| self.links.address(peer)) {
+                        self.history.came(piece, Source::Peer(address));
+                    }
                     self.store.put(piece, bytes);
                 }
                 match asked {
@@ -542,6 +589,7 @@ impl Loop {
             Verdict::Wrong => {
                 if let Some(address) = asked.and_then(|(peer, _)| self.links.address(peer)) {
                     warn!(%address, "a node sent wrong bytes; it is cut off");
+                    self.history.was_wrong(piece, address);
                     self.status.wrong.push(address);
                     if self.status.wrong.len() > MOST_WRONG {
                         self.status.wrong.remove(0);

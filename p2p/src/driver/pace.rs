@@ -1,7 +1,7 @@
 //! Rate limits that can change at any time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -111,6 +111,80 @@ impl Pace for Bucket {
     }
 }
 
+/// Limits on what goes to other nodes: to all together, and to each.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    all: Bucket,
+    each: Mutex<Each>,
+    me: Weak<Uploads>,
+}
+
+#[derive(Debug)]
+struct Each {
+    rate: Option<u64>,
+    /// Those of connections; a node asks over one.
+    buckets: Vec<Weak<Bucket>>,
+}
+
+impl Uploads {
+    /// Bytes a second; `None`: no limit.
+    pub(super) fn new(all: Option<u64>, each: Option<u64>) -> Arc<Uploads> {
+        Arc::new_cyclic(|me| Uploads {
+            all: Bucket::new(all),
+            each: Mutex::new(Each {
+                rate: each,
+                buckets: Vec::new(),
+            }),
+            me: me.clone(),
+        })
+    }
+
+    /// Changes the limits, for connections that stand, too.
+    pub(super) fn set(&self, all: Option<u64>, each: Option<u64>) {
+        self.all.set(all);
+        let mut state = self.each();
+        state.rate = each;
+        for bucket in state.buckets.iter().filter_map(Weak::upgrade) {
+            bucket.set(each);
+        }
+    }
+
+    fn each(&self) -> MutexGuard<'_, Each> {
+        self.each.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pace for Uploads {
+    fn pass(&self, blocking: bool, len: usize) -> BoxFuture<'_, ()> {
+        self.all.take(blocking, len).boxed()
+    }
+
+    fn of_link(&self) -> Option<Arc<dyn Pace>> {
+        let all = self.me.upgrade()?;
+        let mut state = self.each();
+        state.buckets.retain(|bucket| bucket.strong_count() > 0);
+        let own = Arc::new(Bucket::new(state.rate));
+        state.buckets.push(Arc::downgrade(&own));
+        Some(Arc::new(OfLink { own, all: all.clone() }))
+    }
+}
+
+/// The limits of one connection: its own, then the one it shares.
+struct OfLink {
+    own: Arc<Bucket>,
+    all: Arc<Uploads>,
+}
+
+impl Pace for OfLink {
+    fn pass(&self, blocking: bool, len: usize) -> BoxFuture<'_, ()> {
+        async move {
+            self.own.take(blocking, len).await;
+            self.all.pass(blocking, len).await;
+        }
+        .boxed()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -136,6 +210,35 @@ mod tests {
             passed.abs_diff(expected) <= 2 << 20,
             "{passed} in place of {expected}"
         );
+    }
+
+    #[test]
+    fn a_connection_has_the_limit_that_holds_now() {
+        let uploads = Uploads::new(None, Some(1000));
+        let links = [uploads.of_link().unwrap(), uploads.of_link().unwrap()];
+        let rates = |uploads: &Uploads| -> Vec<Option<u64>> {
+            let state = uploads.each();
+            let buckets = state.buckets.iter().filter_map(Weak::upgrade);
+            buckets
+                .map(|bucket| bucket.state.lock().unwrap().rate)
+                .collect()
+        };
+        assert_eq!(rates(&uploads), [Some(1000), Some(1000)]);
+        uploads.set(None, Some(50));
+        assert_eq!(rates(&uploads), [Some(50), Some(50)]);
+        drop(links);
+        let _third = uploads.of_link().unwrap();
+        assert_eq!(rates(&uploads), [Some(50)], "the others are gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_connection_at_its_limit_leaves_the_others_alone() {
+        let uploads = Uploads::new(None, Some(1 << 20));
+        let (slow, other) = (uploads.of_link().unwrap(), uploads.of_link().unwrap());
+        slow.pass(false, 4 << 20).await;
+        let mut waits = slow.pass(false, 4 << 20);
+        assert!((&mut waits).now_or_never().is_none());
+        assert!(other.pass(false, 4 << 20).now_or_never().is_some());
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub const MAX_MESSAGE: usize = MAX_EXCHANGE + 16;
 /// `host:port`, with the longest DNS name.
 pub const MAX_ADDRESS: usize = 260;
 
-/// `host/repository`: a DNS name, and the 255 characters registries allow.
-pub const MAX_PLACE: usize = 520;
+/// `host/repository`, or the address of a file: signed ones with a session's token have some 1,500 characters.
+pub const MAX_PLACE: usize = 2_048;
 
 /// Requests open at a time from this node to one other: what that one would refuse beyond anyway.
 pub const MAX_REQUESTS: usize = crate::limits::MAX_REQUESTS_PER_PEER as usize;
