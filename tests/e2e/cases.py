@@ -16,6 +16,9 @@ class Case(unittest.TestCase):
     def world(self) -> World:
         return world()
 
+    def tearDown(self) -> None:
+        self.world.end_nodes()
+
     def assert_same(self, differences: list[str]) -> None:
         if differences:
             self.fail(f"{len(differences)} differences\n" + "\n".join(differences[:40]))

@@ -52,7 +52,7 @@ def by_image_service(_folder: Path, _door: PrivateRegistry) -> str:
 HOW = {"docker_config": by_docker_config, "kubelet_provider": by_provider, "image_service": by_image_service}
 
 
-@for_each([("docker_config",), ("image_service",)])
+@for_each([(how,) for how in HOW])
 class Private(Case):
     """A lazy pull, a read after the token's end, and no secret in anything that the daemon writes or tells."""
 

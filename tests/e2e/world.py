@@ -25,6 +25,7 @@ class World:
         self.since = time.time() - 1
         self.lab = Lab("e2e").__enter__()
         self.registry = self.lab.registry()
+        self.ending: list[Node] = []
         self.layout, self.images = corpus.build()
         self.plain("pause")
 
@@ -46,10 +47,23 @@ class World:
     @functools.cache
     def node(self, generation: int) -> Node:
         """The shared node of a generation; tests that break things take a `new_node`."""
-        return self.new_node(generation)
+        return Node(*self.lab.node(generation, self.registry))
 
     def new_node(self, generation: int, **options) -> Node:
-        return Node(*self.lab.node(generation, self.registry, **options))
+        """A node that ends with the test."""
+        node = Node(*self.lab.node(generation, self.registry, **options))
+        self.ending.append(node)
+        return node
+
+    def end_nodes(self) -> None:
+        """Ends the nodes of a test: each takes memory, and two of the inotify instances that a system has, often 128, without
+        which the next containerd comes up without CRI."""
+        while self.ending:
+            node = self.ending.pop()
+            if node.containerd.process.alive():
+                node.containerd.remove_everything()
+            node.containerd.stop()
+            node.daemon.stop()
 
     @functools.cache
     def plain_node(self, generation: int) -> Containerd:

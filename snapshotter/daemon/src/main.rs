@@ -25,6 +25,7 @@ mod credentials;
 mod doctor;
 mod fds;
 mod gc;
+mod guard;
 mod http;
 mod inspect;
 mod limits;

@@ -34,7 +34,7 @@ use crate::fds::{self, Sign};
 use crate::lock::{self, Lock};
 use crate::oversight::{Action, Oversight, Patience};
 use crate::upgrade::{self, Kept, Program};
-use crate::{acquire, cli, limits};
+use crate::{acquire, cli, guard, limits};
 
 /// The worker ends what it answers within this time, then it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +52,7 @@ pub(crate) fn run(args: &cli::DaemonArgs, log_level: Option<&str>) -> Result<()>
         return Ok(());
     }
     limits::ask_to_be_spared();
+    guard::no_core_files()?;
     let signals = block_signals()?;
     acquire::directories(&config)?;
     let kept = match args.take_over {

@@ -33,7 +33,7 @@ use crate::http::{self, Site};
 use crate::lock::{self, Lock};
 use crate::meters::Meters;
 use crate::pin::{self, Pins};
-use crate::{registry, succession};
+use crate::{guard, registry, succession};
 
 /// A sign of life every so often: several fit into the shortest `supervisor.silence_s`.
 const SIGN_EVERY: Duration = Duration::from_secs(3);
@@ -51,6 +51,7 @@ const BLOCKING_THREADS: usize = 32;
 pub(crate) fn run(args: &WorkerArgs) -> Result<()> {
     // The supervisor blocks its signals, and a mask is inherited. Before any thread is there to inherit it further.
     SigSet::empty().thread_set_mask().context("unblocking signals")?;
+    guard::give_up();
     let config: Config = serde_json::from_str(&args.config).context("the supervisor's configuration")?;
     let link = std::io::stdin()
         .as_fd()
