@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from .paths import CACHE, PROJECT, lacewing
+from .paths import CACHE, PROJECT, lacewing, trees
 from .process import CommandFailed, Process, ended, mounts_below, run, succeeds, unmount_below, wait_until
 from .registry import Registry, fill
 
@@ -36,12 +36,12 @@ def client_program() -> Path:
     return program
 
 
-def daemon_config(containerd: Path | None, read_timeout_s: int, background: bool) -> str:
-    """The lab's lines of the daemon's configuration; without `containerd`, nobody's content store is asked."""
+def daemon_config(containerd: Path | None, read_timeout_s: int, background: bool, way: str | None = None) -> str:
+    """The lab's lines of the daemon's configuration; without `containerd`, nobody's content store is asked.
+    `way`: who shows layers, whatever $LACEWING_TREES says."""
     address = containerd or ""
-    trees = os.environ.get("LACEWING_TREES", "auto")  # "kernel" or "fuse" runs the same tests for one way to show layers
     return (f'[containerd]\naddress = "{address}"\n\n'
-            f'[lazy]\ntrees = "{trees}"\nread_timeout_s = {read_timeout_s}\nbackground = {str(background).lower()}\n')
+            f'[lazy]\ntrees = "{way or trees()}"\nread_timeout_s = {read_timeout_s}\nbackground = {str(background).lower()}\n')
 
 
 class Daemon:
@@ -96,6 +96,10 @@ class Daemon:
 
     def status(self) -> dict:
         return json.loads(run(lacewing(), "status", "--json", "--address", self.socket))
+
+    def by_kernel(self) -> bool:
+        """Whether the kernel shows layers, not the daemon itself."""
+        return next(feature["used"] for feature in self.status()["features"] if feature["name"] == "trees-by-kernel")
 
     def wait_complete(self, image: str, seconds: float = 120) -> None:
         """Waits until every byte of an image's lazy layers is here."""

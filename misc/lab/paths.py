@@ -15,6 +15,11 @@ CACHE = SCRATCH / "cache"
 RUNS = SCRATCH / "run"
 
 
+def trees() -> str:
+    """Who shows layers in the tests: $LACEWING_TREES is "kernel" or "fuse"; without it, whoever the program finds better."""
+    return os.environ.get("LACEWING_TREES", "auto")
+
+
 def lacewing() -> Path:
     """The program under test: $LACEWING, or what `cargo build` made."""
     if given := os.environ.get("LACEWING"):

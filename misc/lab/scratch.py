@@ -8,6 +8,7 @@ from .nodes import Containerd, Daemon, daemon_config
 from .paths import RUNS
 from .process import kill_using, run, unmount_below
 from .registry import Registry
+from .rootless import UserNamespace, confine
 
 _numbers = itertools.count(1)
 
@@ -86,14 +87,24 @@ class Lab:
         return self._added(Daemon(self._folder("d"), daemon_config(None, read_timeout_s, background)))
 
     def node(self, generation: int, registry: Registry, read_timeout_s: int = 60, background: bool = True, extra: str = "",
-             place: Path | None = None) -> tuple[Daemon, Containerd]:
+             place: Path | None = None, way: str | None = None) -> tuple[Daemon, Containerd]:
         """A daemon and the containerd that uses it; each knows the other's socket. `extra` are further lines of the daemon's
-        configuration, `place` is where it keeps everything."""
+        configuration, `place` is where it keeps everything, `way` who shows layers."""
         folder = self._folder("c")
-        config = daemon_config(folder / "sock", read_timeout_s, background) + extra
+        config = daemon_config(folder / "sock", read_timeout_s, background, way) + extra
         daemon = Daemon(place or self._folder("d"), config)
         containerd = Containerd(folder, generation, registry, daemon)
         return self._added(daemon), self._added(containerd)
+
+    def rootless_node(self, registry: Registry) -> tuple[Daemon, Containerd, UserNamespace]:
+        """A daemon and the containerd that uses it, of an ordinary user. Nothing is fetched before it is read."""
+        folder, namespace = self._folder("c"), self._added(UserNamespace(self._folder("n")))
+        place = self._folder("d")
+        daemon = Daemon(place, daemon_config(folder / "sock", 60, False))
+        containerd = Containerd(folder, 2, registry, daemon)
+        confine(daemon, place, namespace)
+        confine(containerd, folder, namespace)
+        return self._added(daemon), self._added(containerd), namespace
 
     def directory(self, name: str) -> Path:
         path = self.folder / name

@@ -111,19 +111,24 @@ class WorkerKilled(Case):
 
 
 class NoWorker(Case):
-    """With nobody serving: names and attributes go on; complete images start, run and read."""
+    """With nobody serving, where the kernel shows layers: names and attributes go on; complete images start, run and read."""
 
     def test_find_goes_on(self):
         node = self.world.new_node(2, background=False)
         image = self.world.lazy("redis")
         node.containerd.pull(image, "lacewing")
         with running(node.containerd, CTR, image, "lacewing") as container:
+            by_kernel = node.daemon.by_kernel()
             # A supervisor that is stopped starts no new worker.
             os.kill(node.daemon.process.pid, signal.SIGSTOP)
             try:
                 self.assertEqual(node.daemon.kill_worker(), 1)
                 drop_caches()
-                listed = run("find", f"/proc/{container.pid}/root/usr", "-ls", timeout=60).splitlines()
+                walker = subprocess.Popen(["find", f"/proc/{container.pid}/root/usr", "-ls"], stdout=subprocess.PIPE)
+                if not by_kernel:  # who asks waits for the next worker, and gets the same
+                    os.kill(node.daemon.process.pid, signal.SIGCONT)
+                listed = walker.communicate(timeout=60)[0].splitlines()
+                self.assertEqual(walker.returncode, 0)
             finally:
                 os.kill(node.daemon.process.pid, signal.SIGCONT)
             expected = [path for path in self.world.expected("redis", 2) if path == b"/usr" or path.startswith(b"/usr/")]
@@ -132,6 +137,8 @@ class NoWorker(Case):
 
     def test_complete_image_needs_no_daemon(self):
         node = self.world.new_node(2)
+        if not node.daemon.by_kernel():
+            self.skipTest("layers that the daemon shows always need it")
         image = self.world.lazy("redis")
         node.containerd.pull(image, "lacewing")
         node.daemon.wait_complete(image)

@@ -10,7 +10,7 @@ from pathlib import Path
 from cases import Case
 from lab import tool
 from lab.oci import INDEX_TYPE, MANIFEST_TYPE, Layout
-from lab.paths import lacewing
+from lab.paths import lacewing, trees
 from lab.process import CommandFailed, run
 from lab.walk import walk
 
@@ -80,7 +80,7 @@ class Hostile(Case):
         target = self.world.lab.directory("hostile-mount")
         store = self.folder / "store"
         shutil.rmtree(store, ignore_errors=True)
-        run(lacewing(), "mount", "--daemonize", "--read-timeout", "3", "--store", store, self.image.reference, target, timeout=60)
+        run(lacewing(), "mount", "--daemonize", "--trees", trees(), "--read-timeout", "3", "--store", store, self.image.reference, target, timeout=60)
         return target
 
     def mount_never_lies(self) -> str:

@@ -5,7 +5,7 @@ import json
 from cases import Case, for_each
 from lab import rawmount, tool, views
 from lab.corpus import REALISTIC
-from lab.paths import lacewing
+from lab.paths import lacewing, trees
 from lab.process import run, wait_until
 from lab.walk import differences, walk
 
@@ -47,7 +47,7 @@ class Mount(Case):
 
     def check(self, name: str) -> None:
         target, store = self.world.lab.directory(f"mount-{name}"), self.world.lab.directory(f"store-{name}")
-        run(lacewing(), "mount", "--daemonize", "--store", store, self.world.lazy(name), target)
+        run(lacewing(), "mount", "--daemonize", "--trees", trees(), "--store", store, self.world.lazy(name), target)
         try:
             self.assert_same(differences(self.world.expected(name, 2), walk(target), self.world.since))
         finally:

@@ -61,8 +61,17 @@ pub(crate) fn node(change: impl Fn(&mut Options)) -> Option<Node> {
     Some(node)
 }
 
-/// Options of most tests: short patience, no background work.
+/// Options of most tests: short patience, no background work. With LACEWING_TREES=fuse in the environment, layers are
+/// shown by the engine's own process.
 pub(crate) fn quiet(options: &mut Options) {
+    quiet_auto(options);
+    if std::env::var_os("LACEWING_TREES").is_some_and(|way| way == "fuse") {
+        options.trees = Way::Fuse;
+    }
+}
+
+/// As [`quiet`], with layers shown in the better way that works here.
+pub(crate) fn quiet_auto(options: &mut Options) {
     options.read_timeout = Duration::from_secs(2);
     options.background = false;
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::image::{Cut, Layer, layer, noise};
-use crate::node::{Node, node, quiet, read_at, verify, wait_for};
+use crate::node::{Node, node, quiet, quiet_auto, read_at, verify, wait_for};
 
 const MB: u64 = 1 << 20;
 
@@ -120,7 +120,13 @@ fn a_pinned_layer_stays_and_others_go() {
 
 #[test]
 fn layers_near_the_quota_are_not_read_as_plain_files() {
-    let Some(node) = bounded(24 * MB) else { return };
+    let Some(node) = node(|options| {
+        quiet_auto(options);
+        options.quota = Some(24 * MB);
+        options.read_timeout = Duration::from_secs(20);
+    }) else {
+        return;
+    };
     let (small, large) = (big(8, 4), big(9, 11));
     let id = node.add(&small);
     node.complete(id);

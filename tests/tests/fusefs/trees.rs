@@ -12,7 +12,7 @@ use lacewing_format::{
 use lacewing_fusefs::{Engine, Feature, Options, TreeKind, Way};
 
 use crate::image::{Cut, Layer, layer, mixed, noise};
-use crate::node::{Node, node, quiet, quiet_fuse, verify};
+use crate::node::{Node, node, quiet_auto, quiet_fuse, verify};
 
 /// Bits of an inode number that are the layer's own in a tree in user space; the layer's number is above.
 const OWN: u64 = (1 << 26) - 1;
@@ -328,7 +328,7 @@ fn assert_same(kernel: &Path, fuse: &Path) {
 
 /// A node that shows layers in the kernel's way, and one in the other.
 fn both() -> Option<(Node, Node)> {
-    Some((node(quiet)?, node(quiet_fuse)?))
+    Some((node(quiet_auto)?, node(quiet_fuse)?))
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn walks_are_equal() {
 
 #[test]
 fn walks_are_equal_where_the_kernel_lacks_features() {
-    let Some(kernel) = node(quiet) else { return };
+    let Some(kernel) = node(quiet_auto) else { return };
     let features = [
         Feature::Readdirplus,
         Feature::NoOpendir,
@@ -388,7 +388,7 @@ fn walks_are_equal_where_the_kernel_lacks_features() {
 fn the_better_way_is_taken_if_it_works() {
     let auto = |deny: Vec<Feature>| {
         move |options: &mut Options| {
-            quiet(options);
+            quiet_auto(options);
             options.deny = deny.clone();
         }
     };
@@ -404,7 +404,7 @@ fn the_better_way_is_taken_if_it_works() {
         verify(&node.show(&layer), &layer);
     }
     let forced = |options: &mut Options| {
-        quiet(options);
+        quiet_auto(options);
         options.trees = Way::Kernel;
         options.deny = vec![Feature::ErofsFile];
     };
@@ -439,7 +439,7 @@ fn a_layer_stays_what_it_was_over_restarts_and_changes_of_way() {
     // A container that stands on the old way goes on; all has been read, so a new one gets the complete form.
     let held = std::fs::File::open(path.join("large")).unwrap();
     node.stop();
-    node.start(quiet);
+    node.start(quiet_auto);
     assert_eq!(node.engine().way(), Way::Kernel);
     assert_eq!(walk(&node.engine().show(id).unwrap().path), before);
     let mut bytes = vec![0; 5000];
