@@ -5,6 +5,7 @@
 //! the result to every worker it starts, so that a file edited meanwhile cannot keep a worker from starting.
 
 use std::net::SocketAddr;
+pub(crate) mod mirror;
 pub(crate) mod p2p;
 
 use std::path::{Path, PathBuf};
@@ -94,6 +95,8 @@ pub(crate) struct Config {
     pub(crate) http: Option<Listen>,
     /// Sharing pieces with other nodes; none: registries only.
     pub(crate) p2p: Option<p2p::P2p>,
+    /// Serving ordinary images to this node's clients; none: nobody is served.
+    pub(crate) mirror: Option<mirror::Mirror>,
     /// Without a serving worker for so long, readers get errors rather than wait on.
     pub(crate) watchdog: Duration,
     /// A worker that is silent for so long is taken for hung and killed.
@@ -158,6 +161,7 @@ struct Raw {
     background: RawBackground,
     http: RawHttp,
     p2p: p2p::RawP2p,
+    mirror: mirror::RawMirror,
     supervisor: RawSupervisor,
 }
 
@@ -268,6 +272,7 @@ fn resolve(raw: Raw, overrides: Overrides, file: Option<&Path>) -> Result<Config
     let credential_providers = credential_providers(&raw.registry)?;
     let root = overrides.root.or(raw.root).unwrap_or_else(places::root);
     let address = overrides.address.or(raw.address).unwrap_or_else(places::address);
+    let p2p = p2p::resolve(raw.p2p, file)?;
     Ok(Config {
         root: absolute("root", root)?,
         address: socket("address", absolute("address", address)?)?,
@@ -298,7 +303,8 @@ fn resolve(raw: Raw, overrides: Overrides, file: Option<&Path>) -> Result<Config
         read_timeout: seconds("lazy.read_timeout_s", raw.lazy.read_timeout_s, 60, 1..=3600)?,
         background: raw.lazy.background.unwrap_or(true),
         http: listen(raw.http.listen.as_deref().unwrap_or(DEFAULT_HTTP))?,
-        p2p: p2p::resolve(raw.p2p, file)?,
+        mirror: mirror::resolve(raw.mirror, p2p.is_some())?,
+        p2p,
         // Longer than any restart, short enough that a node drains.
         watchdog: seconds(
             "supervisor.watchdog_s",

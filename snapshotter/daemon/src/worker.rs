@@ -32,6 +32,7 @@ use crate::fds::{self, Descriptors, Fuse, Sign};
 use crate::http::{self, Site};
 use crate::lock::{self, Lock};
 use crate::meters::Meters;
+use crate::mirror;
 use crate::pin::{self, Pins};
 use crate::{guard, registry, succession};
 
@@ -140,7 +141,12 @@ impl Worker {
             let (repositories, origins) = (Arc::clone(&source.repositories), Arc::clone(&origins));
             // Images must run without it: whoever can reach a registry does.
             match Peers::start(p2p, &config.root, repositories, origins) {
-                Ok(peers) => source.set_peers(peers),
+                Ok(peers) => {
+                    if let Some(mirror) = &config.mirror {
+                        runtime.block_on(mirror::serve(mirror, Arc::clone(&peers)));
+                    }
+                    source.set_peers(peers);
+                }
                 Err(error) => error!("not taking part in the piece layer: {error:#}"),
             }
         }

@@ -15,6 +15,7 @@ use futures::future::{BoxFuture, try_join_all};
 use lacewing_format::Digest;
 use lacewing_format::annotation::IndexRef;
 use lacewing_fusefs::{Class, SourceError};
+use lacewing_oci::{MediaType, Passage, Verb};
 use lacewing_p2p::driver::{GetError, Origin, OriginError, Parts, Rates, Reload, Status, Verdict, Verifier};
 use lacewing_p2p::identity::Identity;
 use lacewing_p2p::members::{Listed, Members, Meta, Outgoing, Places, Swim, SwimOptions, TREES};
@@ -23,28 +24,37 @@ use lacewing_p2p::transport::{Provenance, Timing};
 use lacewing_p2p::{FetchError, Node, PieceId};
 use tracing::{info, warn};
 
-use super::content::plausible;
 use super::origins::{Origins, Place};
 use super::p2p_book::{Book, MAX_FOREIGN_INDEX, Tables};
 use super::source::{Repositories, source_error};
 use crate::config::p2p::{Membership, P2p};
+use crate::foreign::{self, Failure, Lent, Source, Sums, Wholes};
 use crate::limits::MAX_STORED_INDEX;
 
 /// Pieces that are fetched before the store asks for them, when it completes a layer: bounds, and where it begins.
-const WINDOW: (usize, usize, usize) = (4, 48, 24);
+const WINDOW: (usize, usize, usize) = (16, 48, 32);
 
 /// A piece that took less makes the window larger, one that took twice as long smaller: about as much is on its way as
-/// comes in this time.
-const PACE: Duration = Duration::from_millis(500);
+/// comes in this time. On a link of 40 Mbit/s a piece needs half a second for each node on its way here, so that a window
+/// of a few pieces would leave the link idle.
+const PACE: Duration = Duration::from_secs(2);
+
+/// Requests to registries at a time. A few fill the link, and the one that somebody waits for comes before its turn; with
+/// all of a window at once each would take as long as the window.
+const AT_REGISTRIES: u32 = 8;
+
+/// Hosts that this node's users read from.
+const MOST_HOSTS: usize = 4096;
 
 /// How often the configuration file is looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 
 /// Peers, and what is needed to ask them.
 pub(crate) struct Peers {
-    node: Node,
+    pub(crate) node: Node,
     shared: Arc<Shared>,
     window: AtomicUsize,
+    pub(crate) wholes: Wholes,
 }
 
 /// What the node's own ports need.
@@ -59,6 +69,9 @@ struct Shared {
     /// Registries that pieces may be got from for other nodes, beside those this node has pulled from.
     registries: Vec<String>,
     node: OnceLock<Node>,
+    /// Log-ins of this node's own clients.
+    lent: Lent,
+    sums: Sums,
 }
 
 impl Peers {
@@ -86,6 +99,8 @@ impl Peers {
             hosts: Mutex::default(),
             registries: config.registries.clone(),
             node: OnceLock::new(),
+            lent: Lent::default(),
+            sums: Sums::default(),
         });
         let (members, outgoing) = members(config, address);
         let node = Node::start(Parts {
@@ -101,6 +116,7 @@ impl Peers {
             verifier: Arc::new(Ports(shared.clone())),
             swarm: lacewing_p2p::swarm::Config {
                 ack_timeout: config.ack_timeout,
+                origin_limit: AT_REGISTRIES,
                 ..lacewing_p2p::swarm::Config::default()
             },
             timing: Timing::default(),
@@ -116,6 +132,7 @@ impl Peers {
             node,
             shared,
             window: AtomicUsize::new(WINDOW.2),
+            wholes: Wholes::default(),
         }))
     }
 
@@ -195,6 +212,39 @@ impl Peers {
         got.map_err(|error| error.to_string())
     }
 
+    /// Digests of runs that are known to be right.
+    pub(crate) fn sums(&self) -> &Sums {
+        &self.shared.sums
+    }
+
+    /// Log-ins that clients of this node have shown.
+    pub(crate) fn lent(&self) -> &Lent {
+        &self.shared.lent
+    }
+
+    /// The registry client.
+    pub(crate) fn client(&self) -> &lacewing_oci::Client {
+        self.shared.repositories.client()
+    }
+
+    /// This node's user reads from a host: other nodes may have it read there, too.
+    pub(crate) fn knows_host(&self, host: &str) {
+        let mut hosts = self.shared.hosts();
+        if hosts.len() < MOST_HOSTS {
+            hosts.insert(host.to_owned());
+        }
+    }
+
+    /// Reads a piece from its origin, past the swarm. NOT verified.
+    ///
+    /// # Errors
+    /// The origin's.
+    pub(crate) async fn read_here(&self, piece: PieceId, of: &Provenance) -> Result<Bytes, Failure> {
+        let read = Ports(self.shared.clone()).read(piece, of.clone(), lacewing_p2p::Class::Prefetch);
+        read.await
+            .map_err(|error| Failure::new(error.error, error.reason))
+    }
+
     /// What the node has done and does, for status and metrics.
     pub(crate) async fn counters(&self) -> HashMap<String, u64> {
         let status: Status = self.node.status().await;
@@ -213,6 +263,7 @@ impl Peers {
             ("p2p_asked", swarm.asked),
             ("p2p_asked_registry", swarm.asked_origin),
             ("p2p_hedged", swarm.hedged),
+            ("p2p_hedged_registry", swarm.hedged_origin),
             ("p2p_passed_over", swarm.passed_over),
             ("p2p_redirected", swarm.redirected),
             ("p2p_refused", swarm.refused),
@@ -271,11 +322,77 @@ impl Shared {
 
     /// Whether this node may be made to talk to a registry.
     fn is_known_place(&self, place: &str) -> bool {
-        let host = place.split('/').next().unwrap_or("");
-        plausible(place)
-            && (self.registries.iter().any(|known| known == host)
-                || self.hosts().contains(host)
-                || self.origins.knows_host(host))
+        Source::read(place).is_some_and(|source| self.is_known_host(source.host()))
+    }
+
+    fn is_known_host(&self, host: &str) -> bool {
+        self.registries.iter().any(|known| known == host)
+            || self.hosts().contains(host)
+            || self.origins.knows_host(host)
+    }
+
+    /// Reads from a place with the log-in that a client of this node has shown for it; nothing if none has.
+    async fn read_lent(&self, source: &Source, piece: &PieceId) -> Option<Result<Bytes, SourceError>> {
+        let place = source.place()?;
+        let authorization = self.lent.of(place)?;
+        let read = async {
+            let passage = Passage::open(self.repositories.client(), &place.host, &place.repository).await?;
+            if let Source::Manifest(_) = source {
+                let tail = format!("manifests/{}", piece.blob);
+                let accept = [("accept", foreign::MANIFESTS)];
+                let answer = passage
+                    .send(Verb::Get, &tail, &accept, Some(&authorization))
+                    .await?;
+                return Ok((answer.status == 200).then_some(answer.body));
+            }
+            let range = piece.offset..piece.offset.saturating_add(u64::from(piece.len));
+            passage
+                .read_at(&piece.blob, range, Some(&authorization))
+                .await
+                .map(Some)
+        };
+        match read.await {
+            Ok(bytes) => bytes.map(Ok),
+            Err(lacewing_oci::Error::Forbidden { .. }) => {
+                self.lent.forget(place, &authorization);
+                None
+            }
+            Err(error) => Some(Err(source_error(&error))),
+        }
+    }
+
+    /// Reads from a place with this node's own log-in.
+    async fn read_own(&self, source: &Source, piece: &PieceId) -> Result<Bytes, SourceError> {
+        let range = piece.offset..piece.offset.saturating_add(u64::from(piece.len));
+        let read = async {
+            match source {
+                Source::Blob(place) => {
+                    self.repositories
+                        .store(place)
+                        .await?
+                        .read_at(&piece.blob, range)
+                        .await
+                }
+                Source::Manifest(place) => {
+                    let kind = MediaType::ImageManifest;
+                    let described = lacewing_oci::describe(kind, &piece.blob, u64::from(piece.len));
+                    self.repositories.store(place).await?.manifest(&described).await
+                }
+                Source::File { url, digest } => {
+                    let (bytes, file) = self.repositories.client().web_read(url, range).await?;
+                    if !digest && file.identity(url) != Some(piece.blob) {
+                        let reason = "the file has changed at its server".to_owned();
+                        return Err(lacewing_oci::Error::Corrupt {
+                            place: source.host().to_owned(),
+                            what: "file".to_owned(),
+                            reason,
+                        });
+                    }
+                    Ok(bytes)
+                }
+            }
+        };
+        read.await.map_err(|error| source_error(&error))
     }
 }
 
@@ -317,8 +434,15 @@ impl Verifier for Ports {
     fn verify(&self, piece: PieceId, of: Provenance, bytes: Bytes) -> BoxFuture<'static, Verdict> {
         let this = self.0.clone();
         async move {
-            let judge: Box<dyn FnOnce() -> bool + Send> = if is_index(&piece, &of) {
+            let source = Source::read(&of.place);
+            let nameless = matches!(source, Some(Source::File { digest: false, .. }));
+            let judge: Box<dyn FnOnce() -> bool + Send> = if let Some(sum) = this.sums.of(&piece) {
+                Box::new(move || Digest::of(&bytes) == sum)
+            } else if is_index(&piece, &of) && !nameless {
                 Box::new(move || Digest::of(&bytes) == piece.blob)
+            } else if foreign::is_run(&piece, &of) {
+                // Nothing proves a run by itself; whoever reads the blob hashes the whole before it believes it.
+                return Verdict::Right;
             } else {
                 let Some(tables) = this.tables(&of).await else {
                     return Verdict::Unproven;
@@ -344,6 +468,9 @@ impl Verifier for Ports {
     /// Only what a known index lists, or an index that can become known, from registries that this node knows: nobody
     /// can make it fetch what it likes.
     fn permits(&self, piece: &PieceId, of: &Provenance) -> bool {
+        if foreign::is_run(piece, of) && !self.0.book.is_own(&of.index) {
+            return self.0.is_known_place(&of.place);
+        }
         if is_index(piece, of) {
             return of.index_len <= MAX_STORED_INDEX
                 && (self.0.book.is_own(&of.index) || self.0.is_known_place(&of.place));
@@ -366,37 +493,39 @@ impl Origin for Ports {
         _class: lacewing_p2p::Class,
     ) -> BoxFuture<'static, Result<Bytes, OriginError>> {
         // Places where this node has found the blob itself come first; what another node says is asked last.
-        let mut places = self.0.origins.of_blob(&piece.blob);
+        let mut sources: Vec<Source> = self
+            .0
+            .origins
+            .of_blob(&piece.blob)
+            .into_iter()
+            .map(Source::Blob)
+            .collect();
         if self.0.is_known_place(&of.place)
-            && let Some((host, repository)) = of.place.split_once('/')
+            && let Some(said) = Source::read(&of.place)
+            && !sources.contains(&said)
         {
-            let said = Place {
-                host: host.to_owned(),
-                repository: repository.to_owned(),
-            };
-            if !places.contains(&said) {
-                places.push(said);
-            }
+            sources.push(said);
         }
-        let repositories = self.0.repositories.clone();
+        let this = self.0.clone();
         async move {
-            let range = piece.offset..piece.offset.saturating_add(u64::from(piece.len));
             let mut worst = OriginError {
                 error: FetchError::Forbidden,
                 retry_after: None,
                 reason: "no registry is known to have it".to_owned(),
             };
-            for place in places {
-                let read = async {
-                    repositories
-                        .store(&place)
-                        .await?
-                        .read_at(&piece.blob, range.clone())
-                        .await
+            for source in sources {
+                let read = match this.read_lent(&source, &piece).await {
+                    Some(Ok(bytes)) => Ok(bytes),
+                    // This node's own log-in may still be good, or another address.
+                    _ => this.read_own(&source, &piece).await,
                 };
-                match read.await {
-                    Ok(bytes) => return Ok(bytes),
-                    Err(error) => worst = origin_error(source_error(&error)),
+                match read {
+                    Ok(bytes) if bytes.len() == piece.len as usize => return Ok(bytes),
+                    Ok(bytes) => {
+                        let reason = format!("{} bytes came for {}", bytes.len(), piece.len);
+                        worst = origin_error(SourceError::Corrupt(reason));
+                    }
+                    Err(error) => worst = origin_error(error),
                 }
             }
             Err(worst)
@@ -442,6 +571,7 @@ fn limits(config: &P2p) -> Limits {
 fn rates(config: &P2p) -> Rates {
     Rates {
         upload: config.upload_rate,
+        peer: config.peer_rate,
         origin: config.registry_rate,
     }
 }

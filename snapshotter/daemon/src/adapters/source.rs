@@ -33,6 +33,11 @@ impl Repositories {
         }
     }
 
+    /// The client that all of them use.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The store of a repository.
     ///
     /// # Errors

@@ -60,6 +60,8 @@ pub(crate) struct P2p {
     pub(crate) cache_age: Duration,
     /// Bytes a second to other nodes.
     pub(crate) upload_rate: Option<u64>,
+    /// Bytes a second to each of them.
+    pub(crate) peer_rate: Option<u64>,
     /// Bytes a second from registries.
     pub(crate) registry_rate: Option<u64>,
     /// Registries that may be asked on behalf of other nodes, beside those pulled from.
@@ -89,6 +91,7 @@ pub(super) struct RawP2p {
     cache_mib: Option<u64>,
     cache_age_s: Option<u64>,
     upload_mbit: Option<u64>,
+    peer_mbit: Option<u64>,
     registry_mbit: Option<u64>,
     registries: Vec<String>,
     ack_timeout_ms: Option<u64>,
@@ -152,6 +155,7 @@ pub(super) fn resolve(raw: RawP2p, file: Option<&Path>) -> Result<Option<P2p>, C
         cache_bytes: raw.cache_mib.unwrap_or(4096).max(16) << 20,
         cache_age: seconds("p2p.cache_age_s", raw.cache_age_s, 3600, 60..=30 * 86_400)?,
         upload_rate: mbit("p2p.upload_mbit", raw.upload_mbit)?,
+        peer_rate: mbit("p2p.peer_mbit", raw.peer_mbit)?,
         registry_rate: mbit("p2p.registry_mbit", raw.registry_mbit)?,
         registries: raw.registries,
         // Some times a network's round trip, and less than anybody notices.

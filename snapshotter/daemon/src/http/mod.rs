@@ -8,7 +8,7 @@ mod dump;
 mod listener;
 mod routes;
 
-pub(crate) use routes::Site;
+pub(crate) use routes::{Site, is_local_name};
 
 use std::convert::Infallible;
 use std::sync::Arc;

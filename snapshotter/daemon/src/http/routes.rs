@@ -126,7 +126,7 @@ fn is_private(path: &str) -> bool {
 
 /// Whether a request was meant for this node. A web page elsewhere may have its own name resolved to 127.0.0.1 and then
 /// read the answers, but it cannot choose what the browser sends as `Host`.
-fn is_local_name(host: Option<&HeaderValue>) -> bool {
+pub(crate) fn is_local_name(host: Option<&HeaderValue>) -> bool {
     let Some(host) = host else { return true };
     let Ok(host) = host.to_str() else { return false };
     let name = match host.rsplit_once(':') {
