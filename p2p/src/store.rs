@@ -4,7 +4,7 @@
 //! latest ones are in memory too. Nothing is flushed and nothing outlives the process: what is lost is fetched again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +19,10 @@ const MEMORY: u64 = 16 << 20;
 
 /// By then a file was written, or could not be.
 const WRITTEN: Duration = Duration::from_secs(10);
+
+/// Behind the bytes of a piece on disk: the beginning of their BLAKE3. Only what an earlier process wrote whole is
+/// believed, and a disk that forgets is no reason for others to take this node for a liar.
+const SEAL: usize = 16;
 
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,26 +70,40 @@ pub struct Held {
 }
 
 impl PieceStore {
-    /// Begins with nothing: what an earlier process left in `dir` is deleted.
+    /// Begins with what an earlier process left in `dir`; what is no piece, or too old, is deleted. Blocks on the disk.
     ///
     /// # Errors
-    /// The folder cannot be made or emptied.
+    /// The folder cannot be made or read.
     pub fn open(dir: &Path, limits: Limits) -> io::Result<PieceStore> {
         std::fs::create_dir_all(dir)?;
+        let mut state = State {
+            pieces: HashMap::new(),
+            order: BTreeMap::new(),
+            uses: 0,
+            bytes: 0,
+            in_memory: 0,
+            limits,
+        };
+        let mut left = Vec::new();
         for entry in std::fs::read_dir(dir)? {
-            std::fs::remove_file(entry?.path())?;
+            let entry = entry?;
+            match Left::of(&entry) {
+                Some(piece) => left.push(piece),
+                None => std::fs::remove_file(entry.path())?,
+            }
         }
-        Ok(PieceStore {
+        left.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.idle));
+        let now = Instant::now();
+        let gone: Vec<PieceId> = (left.into_iter())
+            .flat_map(|piece| state.adopt(&piece, now))
+            .collect();
+        let store = PieceStore {
             dir: Arc::new(dir.to_owned()),
-            state: Arc::new(Mutex::new(State {
-                pieces: HashMap::new(),
-                order: BTreeMap::new(),
-                uses: 0,
-                bytes: 0,
-                in_memory: 0,
-                limits,
-            })),
-        })
+            state: Arc::new(Mutex::new(state)),
+        };
+        store.delete(gone);
+        store.sweep(now);
+        Ok(store)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -118,7 +136,7 @@ impl PieceStore {
         let (this, path) = (self.clone(), self.path(&piece));
         tokio::task::spawn_blocking(move || {
             this.delete(gone);
-            let written = std::fs::write(&path, &bytes);
+            let written = write(&path, &bytes);
             let mut state = this.state();
             match (written, state.pieces.get_mut(&piece)) {
                 (Ok(()), Some(entry)) => entry.on_disk = true,
@@ -142,9 +160,10 @@ impl PieceStore {
             return memory;
         }
         let path = self.path(piece);
-        let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+        let len = piece.len as usize;
+        let read = tokio::task::spawn_blocking(move || unsealed(std::fs::read(path).ok()?, len)).await;
         match read {
-            Ok(Ok(bytes)) if bytes.len() == piece.len as usize => Some(bytes.into()),
+            Ok(Some(bytes)) => Some(bytes),
             _ => {
                 self.remove(piece);
                 None
@@ -171,28 +190,96 @@ impl PieceStore {
     }
 
     fn path(&self, piece: &PieceId) -> PathBuf {
-        self.dir
-            .join(format!("{}-{}-{}", piece.blob.hex(), piece.offset, piece.len))
+        self.dir.join(file_name(piece))
     }
 }
 
+/// Writes a piece and its seal.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.write_all(&seal(bytes))
+}
+
+fn seal(bytes: &[u8]) -> [u8; SEAL] {
+    let mut seal = [0; SEAL];
+    seal.copy_from_slice(&blake3::hash(bytes).as_bytes()[..SEAL]);
+    seal
+}
+
+/// The piece in a file, if it is whole.
+fn unsealed(file: Vec<u8>, len: usize) -> Option<Bytes> {
+    let (bytes, found) = file.split_at_checked(len)?;
+    (found == seal(bytes)).then(|| Bytes::from(file).slice(..len))
+}
+
+/// A file that an earlier process left.
+struct Left {
+    piece: PieceId,
+    /// Since it was written.
+    idle: Duration,
+}
+
+impl Left {
+    /// `None`: it is no piece, or was not written to its end.
+    fn of(entry: &std::fs::DirEntry) -> Option<Left> {
+        let name = entry.file_name().into_string().ok()?;
+        let mut parts = name.split('-');
+        let piece = PieceId {
+            blob: format!("sha256:{}", parts.next()?).parse().ok()?,
+            offset: parts.next()?.parse().ok()?,
+            len: parts.next()?.parse().ok()?,
+        };
+        let data = entry.metadata().ok()?;
+        let whole = data.len() == u64::from(piece.len).checked_add(SEAL as u64)?;
+        // A clock that was put back: as if written now.
+        let idle = data.modified().ok()?.elapsed().unwrap_or_default();
+        let known = whole && data.is_file() && piece.len > 0 && name == file_name(&piece);
+        known.then_some(Left { piece, idle })
+    }
+}
+
+fn file_name(piece: &PieceId) -> String {
+    format!("{}-{}-{}", piece.blob.hex(), piece.offset, piece.len)
+}
+
 impl State {
+    /// Takes in a piece on disk. Returns what had to make room.
+    fn adopt(&mut self, left: &Left, now: Instant) -> Vec<PieceId> {
+        // A machine that runs for less than that: the sweep takes it later.
+        let at = now.checked_sub(left.idle).unwrap_or(now);
+        let entry = Entry {
+            memory: None,
+            on_disk: true,
+            used: 0,
+            at,
+        };
+        self.add(left.piece, entry)
+    }
+
     /// Returns what had to make room.
     fn insert(&mut self, piece: PieceId, bytes: Bytes) -> Vec<PieceId> {
         if self.pieces.contains_key(&piece) {
             return Vec::new();
         }
-        self.uses += 1;
-        self.bytes += u64::from(piece.len);
         self.in_memory += u64::from(piece.len);
-        self.order.insert(self.uses, piece);
         let entry = Entry {
             memory: Some(bytes),
             on_disk: false,
-            used: self.uses,
+            used: 0,
             at: Instant::now(),
         };
-        self.pieces.insert(piece, entry);
+        let mut gone = self.add(piece, entry);
+        self.forget_memory(&mut gone);
+        gone
+    }
+
+    fn add(&mut self, piece: PieceId, entry: Entry) -> Vec<PieceId> {
+        self.uses += 1;
+        self.bytes += u64::from(piece.len);
+        self.order.insert(self.uses, piece);
+        let used = self.uses;
+        self.pieces.insert(piece, Entry { used, ..entry });
         let mut gone = Vec::new();
         while self.bytes > self.limits.bytes && self.pieces.len() > 1 {
             let Some((_, oldest)) = self.order.first_key_value() else {
@@ -201,7 +288,6 @@ impl State {
             let oldest = *oldest;
             gone.extend(self.remove(&oldest));
         }
-        self.forget_memory(&mut gone);
         gone
     }
 
@@ -328,8 +414,75 @@ mod tests {
         }
     }
 
+    async fn written(store: &PieceStore, piece: &PieceId) {
+        while !store.state().pieces[piece].on_disk {
+            tokio::task::yield_now().await;
+        }
+    }
+
     #[tokio::test]
-    async fn what_nobody_uses_goes_and_what_a_process_left_too() {
+    async fn a_store_is_opened_with_what_it_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = PieceStore::open(dir.path(), limits(1000)).unwrap();
+        for number in 0..3 {
+            store.put(piece(number, 100), Bytes::from(vec![number as u8; 100]));
+            written(&store, &piece(number, 100)).await;
+        }
+        drop(store);
+        for _ in 0..2 {
+            let store = PieceStore::open(dir.path(), limits(1000)).unwrap();
+            for number in 0..3 {
+                let bytes = store.get(&piece(number, 100)).await.unwrap();
+                assert_eq!(bytes[..], [number as u8; 100]);
+            }
+            assert_eq!(
+                store.held(),
+                Held {
+                    pieces: 3,
+                    bytes: 300
+                }
+            );
+        }
+        assert_eq!(
+            PieceStore::open(dir.path(), limits(200)).unwrap().held().pieces,
+            2
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_as_it_was_written_is_no_piece() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = PieceStore::open(dir.path(), limits(1000)).unwrap();
+        for number in 0..2 {
+            store.put(piece(number, 100), Bytes::from(vec![1; 100]));
+            written(&store, &piece(number, 100)).await;
+        }
+        let path = store.path(&piece(0, 100));
+        let whole = std::fs::read(&path).unwrap();
+        for at in [0, 99, 100, whole.len() - 1] {
+            let mut spoiled = whole.clone();
+            spoiled[at] ^= 1;
+            std::fs::write(&path, &spoiled).unwrap();
+            let store = PieceStore::open(dir.path(), limits(1000)).unwrap();
+            assert!(store.contains(&piece(0, 100)), "nothing is read to open it");
+            assert_eq!(store.get(&piece(0, 100)).await, None, "byte {at}");
+            assert!(!path.exists());
+            assert!(store.get(&piece(1, 100)).await.is_some());
+        }
+        for len in [0, 100, whole.len() - 1] {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            assert!(
+                !PieceStore::open(dir.path(), limits(1000))
+                    .unwrap()
+                    .contains(&piece(0, 100))
+            );
+            assert!(!path.exists());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_uses_goes_and_what_is_no_piece_too() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("left"), "x").unwrap();
         let store = PieceStore::open(dir.path(), limits(1 << 20)).unwrap();

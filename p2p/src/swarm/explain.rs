@@ -61,6 +61,8 @@ pub struct Status {
     pub asked_origin: u64,
     /// Second requests for the same piece because the first was slow.
     pub hedged: u64,
+    /// Those of them that went to an origin.
+    pub hedged_origin: u64,
     /// Peers passed over because they did not answer.
     pub passed_over: u64,
     /// Requests of peers that were redirected.

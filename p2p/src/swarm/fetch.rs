@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::demand;
 use super::explain::Standing;
-use super::flight::{Ask, AtOrigin, Flight, NEVER};
-use super::time::Time;
+use super::flight::{Ask, AtOrigin, Flight, Manner, NEVER};
 use super::{Action, Event, Failure, Hint, OriginId, PeerId, Refusal, RequestId, Swarm, TreeId};
 use crate::error::FetchError;
 use crate::limits::{MAX_FLIGHTS, MAX_PIECE_LEN};
@@ -13,6 +12,9 @@ use crate::piece::{Class, PieceId};
 
 /// Hedges that may be saved up; a burst of stragglers needs them at once.
 pub(super) const MOST_HEDGES: f64 = 16.0;
+/// Hedges before any were earned: enough for a first reader whose parent stalls. More would be spent at once where links are
+/// slow, on pieces of which nobody can know yet how long they take.
+pub(super) const FIRST_HEDGES: f64 = 2.0;
 /// Requests to peers under way for one piece.
 const MOST_ASKS: usize = 2;
 /// Clusters that have no crowd to fear.
@@ -193,7 +195,7 @@ impl Swarm {
         self.last_request += 1;
         let request = RequestId(self.last_request << FLIGHT_BITS | at as u64);
         let hint = self.hint(&piece, tree);
-        let patience = self.patience(&piece, class);
+        let patience = self.patience(at);
         let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
@@ -250,16 +252,20 @@ impl Swarm {
     }
 
     /// How long a piece may take before another source is asked, too.
-    fn patience(&mut self, piece: &PieceId, class: Class) -> Duration {
-        let least = match class {
-            Class::Blocking => self.config.hedge_blocking,
-            Class::Prefetch => self.config.hedge_prefetch.max(self.two_windows(piece)),
+    fn patience(&mut self, at: usize) -> Duration {
+        let Some((piece, manner)) = self.flights[at].as_ref().map(|f| (f.piece, f.manner)) else {
+            return LONGEST_PATIENCE;
         };
-        let patience = self.arrival[class as usize].patience();
-        patience
-            .unwrap_or(FIRST_PATIENCE)
-            .min(LONGEST_PATIENCE)
-            .max(least)
+        let least = match manner {
+            Manner::Blocking | Manner::Promoted => self.config.hedge_blocking,
+            Manner::Prefetch => self.config.hedge_prefetch.max(self.two_windows(&piece)),
+        };
+        // Before the first of a kind has arrived, others tell more than nothing does.
+        let kinds = [manner, Manner::Blocking, Manner::Prefetch];
+        let known = kinds
+            .into_iter()
+            .find_map(|kind| self.arrival[kind as usize].patience());
+        known.unwrap_or(FIRST_PATIENCE).min(LONGEST_PATIENCE).max(least)
     }
 
     /// How long a peer has to take a request.
@@ -269,16 +275,17 @@ impl Swarm {
     }
 
     pub(super) fn promote(&mut self, at: usize, actions: &mut Vec<Action>) {
-        let Some(piece) = self.flights[at].as_ref().map(|flight| flight.piece) else {
-            return;
-        };
-        let patience = self.patience(&piece, Class::Blocking);
-        let hedge_at = self.now.after(patience);
         let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
         flight.class = Class::Blocking;
+        flight.manner = Manner::Promoted;
         flight.started = self.now;
+        let patience = self.patience(at);
+        let hedge_at = self.now.after(patience);
+        let Some(flight) = self.flights[at].as_mut() else {
+            return;
+        };
         flight.hedge_at = flight.hedge_at.min(hedge_at);
         for ask in &flight.asks {
             let (peer, request) = (ask.peer, ask.request);
@@ -459,18 +466,15 @@ impl Swarm {
 
     /// Asks a second source because the first is slow, if the budget allows.
     fn hedge(&mut self, at: usize, actions: &mut Vec<Action>) {
-        let Some((piece, class)) = self.flights[at]
-            .as_ref()
-            .map(|flight| (flight.piece, flight.class))
-        else {
+        let patience = self.patience(at);
+        let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
-        let patience = self.patience(&piece, class);
-        let again: Time = self.now.after(patience);
-        if let Some(flight) = self.flights[at].as_mut() {
-            flight.hedge_at = again;
-        }
-        if self.hedges_left < 1.0 {
+        // More is known by now of how long it takes than when it was asked for.
+        let enough = flight.waits_since().after(patience);
+        let soon = self.now < enough;
+        flight.hedge_at = if soon { enough } else { self.now.after(patience) };
+        if soon || self.hedges_left < 1.0 {
             return;
         }
         let before = (self.counts.asked, self.counts.asked_origin);
@@ -478,6 +482,7 @@ impl Swarm {
         if before != (self.counts.asked, self.counts.asked_origin) {
             self.hedges_left -= 1.0;
             self.counts.hedged += 1;
+            self.counts.hedged_origin += u64::from(before.1 != self.counts.asked_origin);
         } else if let Some(flight) = self.flights[at].as_mut() {
             // all were asked: those that are not being asked now may be asked again
             let asks = &flight.asks;
@@ -490,7 +495,7 @@ impl Swarm {
         let Some(flight) = self.end(at, actions) else {
             return;
         };
-        self.arrival[flight.class as usize].add(self.now.since(flight.started));
+        self.arrival[flight.manner as usize].add(self.now.since(flight.started));
         if flight.mine {
             let piece = flight.piece;
             actions.push(Action::Deliver { piece });

@@ -17,6 +17,17 @@ pub(crate) struct Ask {
     pub(crate) silent: bool,
 }
 
+/// How a piece was asked for: how long one takes to come says little about how long another does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// As a blocking one from the first.
+    Blocking,
+    /// As a prefetched one that nobody is blocked for.
+    Prefetch,
+    /// As a prefetched one that somebody is blocked for by now; it takes the rest of its time.
+    Promoted,
+}
+
 /// How a flight stands with the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AtOrigin {
@@ -32,6 +43,7 @@ pub(crate) struct Flight {
     pub(crate) piece: PieceId,
     pub(crate) tree: TreeId,
     pub(crate) class: Class,
+    pub(crate) manner: Manner,
     /// `None`: this node may not or cannot go to the origin.
     pub(crate) origin: Option<OriginId>,
     pub(crate) mine: bool,
@@ -45,6 +57,7 @@ pub(crate) struct Flight {
     /// The origin failed: those who are not earlier are asked, too, whether they hold the piece.
     pub(crate) origin_failed: bool,
     pub(crate) last_error: FetchError,
+    /// When it began, or was promoted.
     pub(crate) started: Time,
     /// From when on this node goes to the origin although it is far back in the tree.
     pub(crate) patient_until: Time,
@@ -65,6 +78,10 @@ impl Flight {
             piece,
             tree,
             class,
+            manner: match class {
+                Class::Blocking => Manner::Blocking,
+                Class::Prefetch => Manner::Prefetch,
+            },
             origin: None,
             mine: false,
             waiters: Vec::new(),
@@ -98,6 +115,12 @@ impl Flight {
             .min(hedge)
             .min(self.retry_at)
             .min(self.deadline)
+    }
+
+    /// Since when this node waits for the source that it asked last, as urgently as it does now.
+    pub(crate) fn waits_since(&self) -> Time {
+        let asked = self.asks.iter().map(|ask| ask.sent).max();
+        asked.map_or(self.started, |asked| asked.max(self.started))
     }
 
     /// Whether nothing is under way for this piece.

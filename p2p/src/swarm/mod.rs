@@ -89,8 +89,8 @@ pub struct Swarm {
     at_origins: u32,
     origin_queue: VecDeque<usize>,
     timer: Timer,
-    /// How long a piece takes to come, by class, and a peer to take a request.
-    arrival: [Estimate; 2],
+    /// How long a piece takes to come, by the way it was asked for, and a peer to take a request.
+    arrival: [Estimate; 3],
     acceptance: Estimate,
     rate: Rate,
     hedges_left: f64,
@@ -134,10 +134,10 @@ impl Swarm {
             at_origins: 0,
             origin_queue: VecDeque::new(),
             timer: Timer::default(),
-            arrival: [Estimate::default(); 2],
+            arrival: [Estimate::default(); 3],
             acceptance: Estimate::default(),
             rate: Rate::default(),
-            hedges_left: fetch::MOST_HEDGES,
+            hedges_left: fetch::FIRST_HEDGES,
             median: None,
             leaf: Leaf::default(),
             counts: Status::default(),
@@ -224,7 +224,8 @@ impl Swarm {
             .median
             .is_none_or(|(_, at)| self.now.since(at) > MEDIAN_HOLDS)
         {
-            let median = self.peers.median_rate(self.zone(self.me)).unwrap_or(0);
+            // Two other nodes have no median, and what this one can do is about what they can.
+            let median = (self.peers.median_rate(self.zone(self.me))).unwrap_or(self.rate.kib_per_second());
             self.median = Some((median, self.now));
         }
         let usual = u64::from(self.median.map_or(0, |median| median.0));

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::TransportError;
-use super::limits::{HANDSHAKE, MAX_REQUESTS, PING_EVERY, SILENCE};
+use super::limits::{HANDSHAKE, MAX_REQUESTS, PING_EVERY, SILENCE, STUCK};
 use super::message::{Message, VERSION, Wish};
 use super::outbox::{Next, Outbox};
 use crate::swarm::{Hint, PeerId, Refusal, RequestId};
@@ -30,6 +30,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 pub trait Pace: Send + Sync + 'static {
     /// Resolves when `len` bytes of a piece may be written.
     fn pass(&self, blocking: bool, len: usize) -> BoxFuture<'_, ()>;
+
+    /// The same for one connection, if each has a limit of its own.
+    fn of_link(&self) -> Option<Arc<dyn Pace>> {
+        None
+    }
 }
 
 /// When a connection is asked for a sign of life, and when it is given up.
@@ -394,13 +399,14 @@ async fn write(
     context: &Context,
 ) -> Result<(), TransportError> {
     let mut out = BytesMut::with_capacity(MAX_WRITE);
+    let pace = context.pace.of_link().unwrap_or_else(|| context.pace.clone());
     loop {
         let next_is_part = lock(&shared.outbox).next_is_part();
         if let Some(blocking) = next_is_part {
             // A blocked reader or a message may come while a prefetch waits for its turn.
             tokio::select! {
                 biased;
-                () = context.pace.pass(blocking, super::limits::MAX_DATA) => {}
+                () = pace.pass(blocking, super::limits::MAX_DATA) => {}
                 () = shared.wake.notified() => continue,
             }
         }
@@ -440,7 +446,7 @@ async fn flush(stream: &mut WriteHalf<Box<dyn Stream>>, out: &mut BytesMut) -> R
         return Ok(());
     }
     // A peer that takes nothing is a peer that is gone.
-    let written = timeout(SILENCE, async {
+    let written = timeout(STUCK, async {
         stream.write_all(out).await?;
         stream.flush().await
     });
