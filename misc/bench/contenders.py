@@ -63,14 +63,15 @@ def convert_whiteouts(tree: Path) -> Path:
 
 class Lacewing(Root):
     """A converted image shown by `lacewing mount`, its layers united by an overlay of our own so that there is an upper
-    directory. `store` may be one that holds bytes already."""
+    directory. `store` may be one that holds bytes already; `trees` says who shows layers."""
 
-    def __init__(self, name: str, folder: Path, reference: str, store: Path | None = None, background: bool = False):
+    def __init__(self, name: str, folder: Path, reference: str, store: Path | None = None, background: bool = False,
+                 trees: str = "auto"):
         super().__init__(name, folder)
         self.store = store or folder / "store"
         self.shown = folder / "shown"
         self.shown.mkdir()
-        command = [lacewing(), "mount", reference, self.shown, "--store", self.store]
+        command = [lacewing(), "mount", reference, self.shown, "--store", self.store, "--trees", trees]
         if not background:
             command.append("--no-background")
         self.process = Process(name, command, folder / "log")

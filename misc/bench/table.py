@@ -9,7 +9,6 @@ from lab.paths import PROJECT
 
 HEAD = "| row | target | reached | measured |\n|---|---|---|---|"
 DOCUMENT = PROJECT / "misc/docs/measurements.md"
-BEGIN, END = "<!-- made by misc/bench/run: begin -->", "<!-- made by misc/bench/run: end -->"
 
 
 def line(row, result) -> str:
@@ -17,13 +16,14 @@ def line(row, result) -> str:
     return f"| {row.title} | {row.target} | {result.reached} | {result.detail} |"
 
 
-def write(subject, results, rounds: int) -> None:
-    """Replaces the table in the document."""
+def write(subject, results, rounds: int, options: str = "") -> None:
+    """Replaces the table of a run with these options in the document."""
+    begin, end = (f"<!-- made by misc/bench/run{options}: {word} -->" for word in ("begin", "end"))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     facts = (f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} cores, {memory} GiB, ext4; "
              f"image of {subject.usual.plain_bytes / 1e6:.0f} MB plain in {len(subject.usual.layers)} layers; medians of {rounds}, interleaved.")
     text = DOCUMENT.read_text()
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+    before, rest = text.split(begin, 1)
+    after = rest.split(end, 1)[1]
     table = "\n".join([HEAD, *(line(row, result) for row, result in results)])
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{facts}\n\n{table}\n{END}{after}")
+    DOCUMENT.write_text(f"{before}{begin}\n{facts}\n\n{table}\n{end}{after}")

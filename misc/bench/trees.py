@@ -1,0 +1,161 @@
+"""The rows on layers that the program shows over FUSE, beside the kernel's way, overlayfs on ext4 and nydusd's FUSE. All
+bytes are local everywhere."""
+
+import os
+import random
+import shutil
+from statistics import median
+from typing import Callable
+
+from lab.process import run
+
+from .contenders import Ext4, Lacewing, Nydus, Root
+from .cpu import Cost, cost, resident
+from .requests import Requests, available
+from .rows import READER, Result, Row, completed, largest_file, regular_files
+from .subject import Subject
+
+# Reads of a random reader, of 4 KiB each.
+RANDOM_READS = 20_000
+
+
+class Roots:
+    """The contenders, mounted together."""
+
+    def __init__(self, subject: Subject):
+        at, image = subject.folder / "trees", subject.large
+        shutil.rmtree(at, ignore_errors=True)
+        self.ext4 = Ext4(at / "ext4", image.layers)
+        first = completed(Lacewing("filler", at / "filler", image.converted, background=True, trees="kernel"))
+        first.close()
+        self.kernel = Lacewing("kernel", at / "kernel", image.converted, store=first.store, trees="kernel")
+        self.fuse = completed(Lacewing("fuse", at / "fuse", image.converted, background=True, trees="fuse"))
+        self.all: list[Root] = [self.ext4, self.kernel, self.fuse]
+        if image.nydus:
+            self.nydus = Nydus(at / "nydus", subject.binaries, image.nydus)
+            run("sh", "-c", "find . -type f -exec cat {} + >/dev/null", cwd=self.nydus.shown)  # fills its cache
+            self.all.append(self.nydus)
+        files = regular_files(self.ext4.path)
+        self.count = len(files)
+        self.in_order, self.at_random = at / "in-order", at / "at-random"
+        self.in_order.write_text("\n".join(files))
+        self.at_random.write_text("\n".join(random.sample(files, len(files))))
+        self.large = largest_file(self.ext4.path)
+        self.large_gib = os.path.getsize(self.ext4.path / self.large) / (1 << 30)
+
+    def __enter__(self) -> "Roots":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for root in self.all:
+            root.close()
+        shutil.rmtree(self.ext4.folder.parent, ignore_errors=True)
+
+    def connections(self, root: Root) -> list:
+        """Mounts of the connections through which a contender answers the kernel."""
+        if isinstance(root, Lacewing):
+            mounts = [root.store / "data", *sorted((root.store / "trees").glob("*"))]
+            return [mount for mount in mounts if os.path.ismount(mount)]
+        return [root.shown] if isinstance(root, Nydus) else []
+
+
+Taken = dict[str, list[Cost]]
+
+
+def interleaved(roots: Roots, rounds: int, command: list[str], cold: bool) -> Taken:
+    """What a command costs in each root, in random order, `rounds` times."""
+    taken: Taken = {root.name: [] for root in roots.all}
+    for _ in range(rounds):
+        for root in random.sample(roots.all, len(roots.all)):
+            if not cold:
+                cost(command, root.servers, cwd=str(root.path))  # warm it
+            taken[root.name].append(cost(command, root.servers, cold=cold, cwd=str(root.path)))
+    return taken
+
+
+def ratio(taken: Taken, name: str, figure: str = "cpu") -> float:
+    """Over overlayfs in the same round: the median."""
+    pairs = zip(taken[name], taken["overlayfs"])
+    return median(getattr(one, figure) / max(getattr(base, figure), 1e-9) for one, base in pairs)
+
+
+def both_sides(taken: Taken, scale: float = 1) -> str:
+    """Medians: the sum, and what of it is the reader's and what the server's with the kernel's threads."""
+    parts = []
+    for name, costs in taken.items():
+        total, reader = (median(getattr(one, part) for one in costs) / scale for part in ("cpu", "reader"))
+        parts.append(f"{name} {total:.2f} ({reader:.2f} + {total - reader:.2f})")
+    return ", ".join(parts)
+
+
+def messages(roots: Roots, command: list[str]) -> str:
+    """Requests of one cold run, by opcode."""
+    if not available():
+        return ""
+    parts = []
+    for root in roots.all:
+        if mounts := roots.connections(root):
+            with Requests(mounts) as requests:
+                cost(command, root.servers, cold=True, cwd=str(root.path))
+            parts.append(f"{root.name}: {requests}")
+    return "; requests " + "; ".join(parts)
+
+
+def cold_row(command: Callable[[Roots], list[str]], unit: str = "CPU s",
+             scale: Callable[[Roots], float] = lambda _: 1) -> Callable[[Roots, int], Result]:
+    """A row of what a command costs with nothing in the page cache: CPU over overlayfs's."""
+    def measured(roots: Roots, rounds: int) -> Result:
+        words = command(roots)
+        taken = interleaved(roots, rounds, words, cold=True)
+        beside = ", ".join(f"{root.name} {ratio(taken, root.name):.2f}" for root in roots.all)
+        return Result(f"{ratio(taken, 'fuse'):.2f}",
+                      f"{unit}, both sides (reader + server): {both_sides(taken, scale(roots))}; over overlayfs: {beside}"
+                      + messages(roots, words))
+    return measured
+
+
+def warm(roots: Roots, rounds: int) -> Result:
+    worst, details = 1e9, []
+    for what, command in {
+        "walk": ["find", ".", "-ls"],
+        "small files": [READER, "files", str(roots.in_order)],
+        "large file": [READER, "seq", roots.large],
+        "random 4 KiB": [READER, "random", roots.large, "100000", "7"],
+        "faults": [READER, "faults", roots.large],
+    }.items():
+        taken = interleaved(roots, rounds, command, cold=False)
+        speeds = {root.name: 1 / ratio(taken, root.name) for root in roots.all}
+        worst = min(worst, speeds["fuse"])
+        details.append(f"{what} " + ", ".join(f"{name} {speed:.2f}" for name, speed in speeds.items()))
+    return Result(f"{worst:.2f} (worst)", "overlayfs's CPU over theirs: " + "; ".join(details))
+
+
+def memory(roots: Roots, _rounds: int) -> Result:
+    sizes = {root.name: resident(root.servers[0]) for root in roots.all if root.servers}
+    return Result(f"{sizes['fuse']:.0f} MiB", ", ".join(f"{name} {size:.0f}" for name, size in sizes.items()) + " MiB resident after all of the above")
+
+
+def reader(*words: str | Callable[[Roots], str]) -> Callable[[Roots], list[str]]:
+    return lambda roots: [READER, *(word if isinstance(word, str) else word(roots) for word in words)]
+
+
+LARGE: Callable[[Roots], str] = lambda roots: roots.large  # noqa: E731
+
+ROWS = [
+    ("walk", "`find -ls`, cold: CPU over overlayfs", "1.6", cold_row(lambda _: ["find", ".", "-ls"])),
+    ("small", "small files opened and read in directory order, cold: CPU over overlayfs", "3",
+     cold_row(reader("files", lambda roots: str(roots.in_order)))),
+    ("small-random", "the same in random order", "3", cold_row(reader("files", lambda roots: str(roots.at_random)))),
+    ("large", "256 MiB file read in order, cold: CPU over overlayfs", "ahead of nydusd",
+     cold_row(reader("seq", LARGE), "CPU s per GiB", lambda roots: roots.large_gib)),
+    ("random", f"{RANDOM_READS} random reads of 4 KiB in it, cold: CPU over overlayfs", "ahead of nydusd",
+     cold_row(reader("random", LARGE, str(RANDOM_READS), "7"))),
+    ("faults", "a fault for each page of it, in order, cold: CPU over overlayfs", "ahead of nydusd",
+     cold_row(reader("faults", LARGE), "CPU s per GiB", lambda roots: roots.large_gib)),
+    ("warm", "all of these warm: overlayfs's CPU over this way's", "0.95", warm),
+    ("memory", "resident memory of the server", "ahead of nydusd", memory),
+]
+
+
+def rows(roots: Roots) -> list[Row]:
+    return [Row(name, title, target, lambda _, rounds, measure=measure: measure(roots, rounds)) for name, title, target, measure in ROWS]
