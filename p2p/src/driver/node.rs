@@ -471,6 +471,7 @@ impl Loop {
                 self.tell(Event::Refused { request, reason });
             }
             Happening::Exchanged(bytes) => {
+            Happening::Progressed(request, bytes) => self.tell(Event::Progressed { request, bytes }),
                 if let Some(address) = self.links.address(peer) {
                     self.members.take(address, bytes);
                 }

@@ -12,9 +12,9 @@ use crate::piece::{Class, PieceId};
 
 /// Hedges that may be saved up; a burst of stragglers needs them at once.
 pub(super) const MOST_HEDGES: f64 = 16.0;
-/// Hedges before any were earned: enough for a first reader whose parent stalls. More would be spent at once where links are
-/// slow, on pieces of which nobody can know yet how long they take.
-pub(super) const FIRST_HEDGES: f64 = 2.0;
+/// Of those, what is kept for blocked readers. A first window of prefetched pieces would spend all there is at once where
+/// links are slow, when nobody can know yet how long a piece takes.
+const FOR_READERS: f64 = 14.0;
 /// Requests to peers under way for one piece.
 const MOST_ASKS: usize = 2;
 /// Clusters that have no crowd to fear.
@@ -195,7 +195,7 @@ impl Swarm {
         self.last_request += 1;
         let request = RequestId(self.last_request << FLIGHT_BITS | at as u64);
         let hint = self.hint(&piece, tree);
-        let patience = self.patience(at);
+        let (patience, ack_timeout) = (self.patience(at), self.ack_timeout());
         let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
@@ -215,6 +215,7 @@ impl Swarm {
         });
         flight.hedge_at = self.now.after(patience);
         flight.retry_at = if flight.origin_failed {
+            answer_by: self.now.after(ack_timeout),
             flight.retry_at
         } else {
             NEVER
@@ -330,7 +331,7 @@ impl Swarm {
                     self.release(actions);
                 }
             }
-            Event::Progressed { .. } => self.peers.lives(peer),
+            Event::Progressed { .. } => self.peers.lives(peer, self.now),
             Event::Received { .. } => self.received(at, index, actions),
             Event::Redirected { to, .. } => self.redirected(at, index, to, actions),
             Event::Refused { reason, .. } => self.refused(at, index, reason, actions),
@@ -348,7 +349,7 @@ impl Swarm {
             self.acceptance.add(self.now.since(ask.sent));
         }
         (ask.accepted, ask.silent) = (true, false);
-        self.peers.lives(ask.peer);
+        self.peers.lives(ask.peer, self.now);
     }
 
     fn received(&mut self, at: usize, index: usize, actions: &mut Vec<Action>) {
@@ -356,7 +357,7 @@ impl Swarm {
             return;
         };
         let ask = flight.asks.remove(index);
-        self.peers.lives(ask.peer);
+        self.peers.lives(ask.peer, self.now);
         self.counts.received += 1;
         self.complete(at, Some(ask.peer), actions);
     }
@@ -367,7 +368,7 @@ impl Swarm {
         };
         let ask = flight.asks.remove(index);
         flight.redirects = flight.redirects.saturating_add(1);
-        self.peers.lives(ask.peer);
+        self.peers.lives(ask.peer, self.now);
         let (tree, known) = (flight.tree, self.view.member(to).is_some());
         let earlier = tree.distance(to) < tree.distance(self.me);
         let tried = flight.tried.contains(&to);
@@ -384,7 +385,7 @@ impl Swarm {
         };
         let ask = flight.asks.remove(index);
         flight.origin_at_once |= reason == Refusal::Forbidden;
-        self.peers.lives(ask.peer);
+        self.peers.lives(ask.peer, self.now);
         self.go_on(at, actions);
     }
 
@@ -444,7 +445,13 @@ impl Swarm {
         }
         let mut silent = Vec::new();
         for ask in &mut flight.asks {
-            if !ask.accepted && !ask.silent && ask.sent.after(ack_timeout) <= now {
+            if ask.accepted || ask.silent || now < ask.answer_by {
+                continue;
+            }
+            // Whoever gives other things meanwhile is only busy; whether it is too slow is the hedge's matter.
+            let heard = self.peers.heard(ask.peer).max(ask.sent);
+            ask.answer_by = heard.after(ack_timeout);
+            if ask.answer_by <= now {
                 ask.silent = true;
                 silent.push(ask.peer);
             }
@@ -474,7 +481,12 @@ impl Swarm {
         let enough = flight.waits_since().after(patience);
         let soon = self.now < enough;
         flight.hedge_at = if soon { enough } else { self.now.after(patience) };
-        if soon || self.hedges_left < 1.0 {
+        let kept = if flight.class == Class::Prefetch {
+            FOR_READERS
+        } else {
+            0.0
+        };
+        if soon || self.hedges_left - kept < 1.0 {
             return;
         }
         let before = (self.counts.asked, self.counts.asked_origin);

@@ -12,6 +12,8 @@ pub(crate) struct Ask {
     pub(crate) request: RequestId,
     pub(crate) peer: PeerId,
     pub(crate) sent: Time,
+    /// When it is too late to take the request, if the peer is not heard of before.
+    pub(crate) answer_by: Time,
     pub(crate) accepted: bool,
     /// It did not take the request in time; an answer is welcome, but others are asked meanwhile.
     pub(crate) silent: bool,
@@ -102,10 +104,10 @@ impl Flight {
         }
     }
 
-    /// When something must be looked at, given how long a peer has to take a request.
-    pub(crate) fn next_due(&self, ack_timeout: std::time::Duration) -> Time {
+    /// When something must be looked at.
+    pub(crate) fn next_due(&self) -> Time {
         let unheard = self.asks.iter().filter(|ask| !ask.accepted && !ask.silent);
-        let acks = unheard.map(|ask| ask.sent.after(ack_timeout)).min();
+        let acks = unheard.map(|ask| ask.answer_by).min();
         let hedge = if self.asks.is_empty() {
             NEVER
         } else {

@@ -137,7 +137,7 @@ impl Swarm {
             arrival: [Estimate::default(); 3],
             acceptance: Estimate::default(),
             rate: Rate::default(),
-            hedges_left: fetch::FIRST_HEDGES,
+            hedges_left: fetch::MOST_HEDGES,
             median: None,
             leaf: Leaf::default(),
             counts: Status::default(),

@@ -15,6 +15,8 @@ pub(crate) struct Peers {
     silent: BTreeMap<PeerId, Time>,
     liars: BTreeMap<PeerId, Time>,
     rates: BTreeMap<PeerId, (ZoneId, u32)>,
+    /// When a member last gave a sign of life.
+    heard: BTreeMap<PeerId, Time>,
 }
 
 impl Peers {
@@ -40,10 +42,16 @@ impl Peers {
     }
 
     /// The peer gave a sign of life.
-    pub(crate) fn lives(&mut self, peer: PeerId) {
+    pub(crate) fn lives(&mut self, peer: PeerId, now: Time) {
+        self.heard.insert(peer, now);
         if !self.silent.is_empty() {
             self.silent.remove(&peer);
         }
+    }
+
+    /// When it last did; the beginning of time if it never did.
+    pub(crate) fn heard(&self, peer: PeerId) -> Time {
+        self.heard.get(&peer).copied().unwrap_or(Time(0))
     }
 
     pub(crate) fn told_rate(&mut self, peer: PeerId, zone: ZoneId, rate: u32) {
@@ -68,5 +76,6 @@ impl Peers {
         self.silent.retain(|_, until| now < *until);
         self.liars.retain(|_, until| now < *until);
         self.rates.retain(|peer, _| stays(*peer));
+        self.heard.retain(|peer, _| stays(*peer));
     }
 }

@@ -18,9 +18,8 @@ pub(crate) struct Timer {
 impl Swarm {
     /// Makes sure that the flight is looked at in time.
     pub(super) fn schedule(&mut self, at: usize) {
-        let ack_timeout = self.ack_timeout();
         if let Some(flight) = self.flights[at].as_mut() {
-            let due = flight.next_due(ack_timeout);
+            let due = flight.next_due();
             if due < flight.due {
                 flight.due = due;
                 self.timer.due.push(Reverse((due, at)));

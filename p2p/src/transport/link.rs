@@ -71,6 +71,8 @@ pub enum Happening {
     Sent(RequestId, Duration, usize),
     /// Our request is being worked on.
     Acknowledged(RequestId, Hint),
+    /// Bytes of the answer to our request come; told now and then.
+    Progressed(RequestId, u32),
     /// Our request is answered: as many bytes as asked for, not verified.
     Arrived(RequestId, Bytes, Hint),
     /// Ask another node.
@@ -92,6 +94,9 @@ pub struct Event {
     pub what: Happening,
 }
 
+/// Progress over a connection is told so often: less than a peer has to take a request.
+const TELL_EVERY_MS: u64 = 10;
+
 /// Bytes of a piece that has begun to come.
 struct Partial {
     len: usize,
@@ -107,6 +112,8 @@ struct Shared {
     begun: Instant,
     /// Milliseconds since `begun` when bytes last came.
     heard: AtomicU64,
+    /// The same of when progress was last told.
+    told: AtomicU64,
 }
 
 /// A connection to another node. Dropping it closes it.
@@ -179,6 +186,7 @@ impl Link {
             end: CancellationToken::new(),
             begun: Instant::now(),
             heard: AtomicU64::new(0),
+            told: AtomicU64::new(0),
         });
         let (reading, writing) = tokio::io::split(stream);
         tokio::spawn(run(shared.clone(), reading, buffer, writing, context.clone()));
@@ -262,6 +270,16 @@ impl Shared {
     fn silent(&self) -> Duration {
         let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
         self.begun.elapsed().saturating_sub(heard)
+    }
+
+    /// Whether progress was not told for a while.
+    fn time_to_tell(&self) -> bool {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let due = now.saturating_sub(self.told.load(Ordering::Relaxed)) >= TELL_EVERY_MS;
+        if due {
+            self.told.store(now, Ordering::Relaxed);
+        }
+        due
     }
 
     fn hear(&self) {
@@ -354,10 +372,12 @@ fn take(shared: &Shared, message: Message) -> Result<Option<Happening>, Transpor
             .then_some(Happening::Acknowledged(id, hint)),
         Message::Data { id, offset, bytes } => {
             // What was cancelled may still be on its way.
-            if let Some(partial) = asked.get_mut(&id) {
-                partial.add(offset, &bytes)?;
-            }
-            None
+            let Some(partial) = asked.get_mut(&id) else {
+                return Ok(None);
+            };
+            partial.add(offset, &bytes)?;
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            shared.time_to_tell().then_some(Happening::Progressed(id, len))
         }
         Message::Done { id, hint } => match asked.remove(&id) {
             Some(partial) if partial.bytes.len() == partial.len => {
