@@ -4,6 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use lacewing_format::Digest;
+
 use crate::piece::PieceId;
 
 /// Pieces that are remembered: 64 GiB in runs of 4 MiB, and a few MiB of memory.
@@ -85,6 +87,18 @@ impl History {
         self.trails.get(piece).cloned()
     }
 
+    /// The pieces of a blob that are remembered.
+    pub(super) fn pieces_of(&self, blob: &Digest) -> Vec<PieceId> {
+        let mut pieces: Vec<PieceId> = self
+            .trails
+            .keys()
+            .filter(|piece| piece.blob == *blob)
+            .copied()
+            .collect();
+        pieces.sort_unstable();
+        pieces
+    }
+
     /// The piece's trail; a new one if the last one ended with the piece.
     fn trail(&mut self, piece: PieceId) -> &mut Trail {
         if !self.trails.contains_key(&piece) {
@@ -109,7 +123,6 @@ impl History {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use lacewing_format::Digest;
 
     #[test]
     fn the_latest_are_remembered() {

@@ -10,6 +10,7 @@
 //! store, asking the origin) runs beside it and reports when it is done.
 
 mod actions;
+mod calls;
 mod history;
 mod known;
 mod links;
@@ -22,8 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lacewing_format::Digest;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::calls::Calls;
 pub use self::history::{Source, Traffic, Trail};
 pub use self::pace::Bucket;
 pub use self::ports::{Origin, OriginError, Verdict, Verifier};
@@ -179,6 +182,9 @@ enum Command {
     Status(oneshot::Sender<Status>),
     Explain(PieceId, oneshot::Sender<Explained>),
     Reload(Box<Reload>),
+    Call(SocketAddr, Bytes, oneshot::Sender<Bytes>),
+    Answer(Arc<dyn Calls>),
+    Pieces(Digest, oneshot::Sender<Vec<PieceId>>),
 }
 
 /// A running node. Cheap to clone; it ends when the last clone is gone.
@@ -271,6 +277,25 @@ impl Node {
         let mut explained = answer.await.unwrap_or_default();
         explained.here = self.store.contains(&piece);
         explained
+    }
+
+    /// Pieces of a blob that this node remembers to have asked for, in their order in the blob.
+    pub async fn pieces_of(&self, blob: Digest) -> Vec<PieceId> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Pieces(blob, reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// Answers questions of other nodes from now on.
+    pub fn answer_with(&self, calls: Arc<dyn Calls>) {
+        let _ = self.commands.send(Command::Answer(calls));
+    }
+
+    /// Asks a member something; nothing if no answer came in time.
+    pub async fn call(&self, to: SocketAddr, question: Bytes, patience: Duration) -> Option<Bytes> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Call(to, question, reply)).ok()?;
+        tokio::time::timeout(patience, answer).await.ok()?.ok()
     }
 
     /// Takes in a piece that came another way, verified by the caller; others may ask for it from now on.

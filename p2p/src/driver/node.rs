@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
+use super::calls::Calling;
 use super::history::{History, Source};
 use super::known::Known;
 use super::links::{Deferred, Links, Way};
@@ -51,6 +52,8 @@ pub(super) enum Done {
     Told(Event),
     /// A connection is to be closed.
     Cut(LinkId),
+    /// A message of members, for one of them.
+    Say(SocketAddr, Bytes),
     Dialed(PeerId, Result<Link, TransportError>),
     Judged {
         request: RequestId,
@@ -101,6 +104,7 @@ pub(super) struct Loop {
     pub(super) done: mpsc::UnboundedSender<Done>,
     pub(super) status: Status,
     pub(super) history: History,
+    pub(super) calling: Calling,
     pub(super) me: Me,
     pub(super) is_member: std::collections::HashSet<PeerId>,
 }
@@ -149,6 +153,7 @@ pub(super) fn start(parts: Parts, listener: TcpListener, commands: mpsc::Unbound
         done,
         status: Status::default(),
         history: History::default(),
+        calling: Calling::default(),
         me: Me {
             id,
             address: parts.address,
@@ -272,6 +277,11 @@ impl Loop {
             }
             Command::Explain(piece, reply) => {
                 let _ = reply.send(self.explained(&piece));
+            }
+            Command::Call(to, question, reply) => self.call(to, &question, reply),
+            Command::Answer(calls) => self.calling.answers = Some(calls),
+            Command::Pieces(blob, reply) => {
+                let _ = reply.send(self.history.pieces_of(&blob));
             }
             Command::Reload(reload) => {
                 self.uploads.set(reload.rates.upload, reload.rates.peer);
@@ -412,7 +422,7 @@ impl Loop {
         self.links.accepted(peer, incoming.link);
     }
 
-    fn gossip(&mut self, to: SocketAddr, bytes: Bytes) {
+    pub(super) fn gossip(&mut self, to: SocketAddr, bytes: Bytes) {
         let peer = peer_id(to);
         self.links.learn(peer, to);
         let message = Deferred::Message(Message::Exchange { bytes });
@@ -461,6 +471,7 @@ impl Loop {
                 });
             }
             Happening::Acknowledged(request, hint) => self.tell(Event::Accepted { request, hint }),
+            Happening::Progressed(request, bytes) => self.tell(Event::Progressed { request, bytes }),
             Happening::Arrived(request, bytes, hint) => self.judge(request, bytes, hint),
             Happening::Redirected(request, to, hint) => {
                 self.asked.remove(&request);
@@ -471,8 +482,9 @@ impl Loop {
                 self.tell(Event::Refused { request, reason });
             }
             Happening::Exchanged(bytes) => {
-            Happening::Progressed(request, bytes) => self.tell(Event::Progressed { request, bytes }),
-                if let Some(address) = self.links.address(peer) {
+                if let Some(address) = self.links.address(peer)
+                    && !self.called(address, &bytes)
+                {
                     self.members.take(address, bytes);
                 }
             }
@@ -542,6 +554,7 @@ impl Loop {
         match done {
             Done::Told(event) => self.tell(event),
             Done::Cut(link) => self.closed(link),
+            Done::Say(to, bytes) => self.gossip(to, bytes),
             Done::Dialed(peer, Ok(link)) => {
                 let failed = self.links.connected(peer, link);
                 self.unreachable(failed);
