@@ -21,6 +21,3 @@ pub const MAX_FLIGHTS: usize = 65_536;
 
 /// Most (blob, tree) pairs for which askers are counted; the oldest is forgotten first.
 pub const MAX_DEMANDS: usize = 4_096;
-
-/// Most askers that are told apart for one blob and tree; with so many the blob is wanted everywhere.
-pub const MAX_ASKERS: usize = 256;

@@ -89,9 +89,7 @@ impl Swarm {
     /// Tells whom this node would ask for a piece, in order, and what is going on with it now.
     pub fn explain(&self, piece: &PieceId) -> Explanation {
         let tree = self.view.tree_of(piece);
-        let wanted = self
-            .demand
-            .estimate(&piece.blob, tree, false, self.now, self.config.demand_memory);
+        let wanted = self.demand_of(&piece.blob, tree, false);
         let limit = demand::asked(wanted, self.view.members().len(), self.config.relay_ratio);
         let mut peers = Vec::new();
         self.view.ancestors(self.me, tree, limit, &mut peers);

@@ -142,9 +142,7 @@ impl Swarm {
             return None;
         }
         let (tree, blob) = (flight.tree, flight.piece.blob);
-        let wanted = self
-            .demand
-            .estimate(&blob, tree, false, self.now, self.config.demand_memory);
+        let wanted = self.demand_of(&blob, tree, false);
         let limit = demand::asked(wanted, self.view.members().len(), self.config.relay_ratio);
         let mut ancestors = std::mem::take(&mut self.scratch);
         ancestors.clear();
@@ -210,12 +208,12 @@ impl Swarm {
             request,
             peer,
             sent: self.now,
+            answer_by: self.now.after(ack_timeout),
             accepted: false,
             silent: false,
         });
         flight.hedge_at = self.now.after(patience);
         flight.retry_at = if flight.origin_failed {
-            answer_by: self.now.after(ack_timeout),
             flight.retry_at
         } else {
             NEVER
@@ -246,8 +244,8 @@ impl Swarm {
             .flatten();
         let first = order.is_none_or(|order| order.at(0).is_none_or(|first| first == self.me));
         Hint {
-            demand: self.demand.estimate(&piece.blob, tree, first, self.now, memory),
-            wants: self.demand.through(&piece.blob, tree, self.now, memory).0,
+            demand: self.demand_of(&piece.blob, tree, first),
+            wants: self.demand.through(&piece.blob, tree, self.now, memory),
             rate: self.rate.kib_per_second(),
         }
     }

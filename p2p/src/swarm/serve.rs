@@ -90,9 +90,12 @@ impl Swarm {
             return;
         }
         if !incoming.held_only {
-            let wants = incoming.hint.wants;
             self.demand
-                .asked(&piece.blob, incoming.tree, key.0, wants, self.now);
+                .asked(&piece, incoming.tree, incoming.hint.wants, self.now);
+            if self.is_wanting_child(incoming) {
+                self.demand
+                    .child_asked(&piece.blob, incoming.tree, key.0, self.now);
+            }
             if let Some(next) = self.elsewhere(incoming) {
                 self.counts.redirected += 1;
                 let (to, request) = key;
@@ -190,8 +193,32 @@ impl Swarm {
     /// How many want the blob, as far as this node or the asker knows; 0 if neither does.
     fn wanted_by(&self, incoming: &Incoming) -> u32 {
         let (blob, memory) = (&incoming.piece.blob, self.config.demand_memory);
-        let heard = self.demand.estimate(blob, incoming.tree, false, self.now, memory);
-        heard.max(incoming.hint.demand)
+        let (trees, members) = (usize::from(self.view.tree_count()), self.view.members().len());
+        let sampled = self.demand.sampled(blob, trees, members, self.now, memory);
+        let heard = self.demand_of(blob, incoming.tree, false);
+        heard.max(incoming.hint.demand).max(sampled)
+    }
+
+    /// Whether the asker is one of those that ask this node first, and wants the blob: it stands too far back to carry it
+    /// without.
+    fn is_wanting_child(&mut self, incoming: &Incoming) -> bool {
+        let ((asker, _), tree) = (incoming.key, incoming.tree);
+        if incoming.redirects > 0 || !self.view.knows(tree) {
+            return false;
+        }
+        let rank = self
+            .view
+            .order(asker, tree)
+            .map_or(0, |order| order.rank(tree.distance(asker)));
+        if rank < demand::carriers(0, self.view.members().len(), self.config.relay_ratio) {
+            return false;
+        }
+        let mut parents = std::mem::take(&mut self.scratch);
+        parents.clear();
+        self.view.ancestors(asker, tree, usize::MAX, &mut parents);
+        let child = parents.first() == Some(&self.me);
+        self.scratch = parents;
+        child
     }
 
     fn is_good(&self, peer: PeerId) -> bool {
@@ -205,13 +232,9 @@ impl Swarm {
         if rank == 0 || self.demand.wanted(blob, self.now, memory) {
             return true;
         }
-        let askers = self.demand.through(blob, tree, self.now, memory).1;
-        let wanted = self.wanted_by(incoming);
-        let carriers = demand::carriers(wanted, self.view.members().len(), self.config.relay_ratio);
-        if wanted == 0 {
-            askers >= demand::ENOUGH_ASKERS
-        } else {
-            rank < carriers
+        match self.wanted_by(incoming) {
+            0 => self.demand.through(blob, tree, self.now, memory) >= demand::ENOUGH_WANTS,
+            wanted => rank < demand::carriers(wanted, self.view.members().len(), self.config.relay_ratio),
         }
     }
 

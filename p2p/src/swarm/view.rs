@@ -157,7 +157,7 @@ impl View {
         tree.0 < self.tree_count()
     }
 
-    fn tree_count(&self) -> u16 {
+    pub(crate) fn tree_count(&self) -> u16 {
         STRIPES * self.rings
     }
 
