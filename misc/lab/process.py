@@ -113,14 +113,24 @@ def unmount_below(folder: Path) -> None:
         subprocess.run(["umount", "-l", point], stderr=subprocess.DEVNULL)
 
 
+def root_mount(process: Path) -> bytes:
+    """The line of a process's mount table that speaks of its root; the others may be copies of ours."""
+    lines = (process / "mountinfo").read_bytes().splitlines()
+    return next((line for line in lines if line.split()[4] == b"/"), b"")
+
+
 def processes_using(folder: Path) -> list[int]:
-    """Processes whose command line names something below a folder (shims outlive their containerd)."""
+    """Processes whose command line names something below a folder (shims outlive their containerd), and those of containers
+    with roots there (which outlive their shim)."""
     found = []
     needle = os.fsencode(f"{folder}/")
+    ours = os.readlink("/proc/self/ns/mnt")
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
+            process = Path("/proc") / entry
             try:
-                if needle in Path(f"/proc/{entry}/cmdline").read_bytes():
+                contained = os.readlink(process / "ns/mnt") != ours and needle in root_mount(process)
+                if contained or needle in (process / "cmdline").read_bytes():
                     found.append(int(entry))
             except OSError:
                 pass  # gone meanwhile
