@@ -21,11 +21,12 @@ use lacewing_p2p::{Class, FetchError, Node, PieceId, swarm};
 /// Each cluster has addresses of its own, so that tests can run at the same time.
 static NETWORK: AtomicU16 = AtomicU16::new(1);
 
-/// Addresses for a cluster; no other process uses them, since the port is the process's own.
+/// Addresses for a cluster. No other process uses them: they name the process, by 16 bits of its id in the network and the
+/// others in the port (at most 6, since ids end at 2^22).
 pub(crate) fn addresses(count: u16) -> Vec<SocketAddr> {
     let network = NETWORK.fetch_add(1, Ordering::Relaxed);
-    let [high, low] = (std::process::id() as u16 | 1).to_be_bytes();
-    let port = 20_000 + network;
+    let [top, high, low] = [16, 8, 0].map(|shift| (std::process::id() >> shift) as u8);
+    let port = 20_000 + u16::from(top) * 100 + network;
     (1..=count)
         .map(|host| SocketAddr::new(IpAddr::from([127, high, low, host as u8]), port))
         .collect()
