@@ -189,6 +189,20 @@ class Cluster:
         except Exception as error:  # noqa: BLE001 - told in the outcome
             machine.error = f"{type(error).__name__}: {error}"[:300]
 
+    def idle(self, seconds: int) -> tuple[list[float], list[float]]:
+        """Bytes a second that each machine sends, and CPU seconds a second that its worker uses, while nothing goes on."""
+        def sent() -> list[int]:
+            return [self.network.sent(machine.number) for machine in self.machines]
+
+        def cpu() -> list[float]:
+            return [sum(cpu_s(worker) for worker in machine.daemon.workers()) for machine in self.machines]
+
+        bytes_before, cpu_before, begun = sent(), cpu(), time.monotonic()
+        time.sleep(seconds)
+        took = time.monotonic() - begun
+        rates = [(after - before) / took for after, before in zip(sent(), bytes_before)]
+        return rates, [(after - before) / took for after, before in zip(cpu(), cpu_before)]
+
     def stop(self) -> None:
         for machine in self.machines:
             machine.containerd.stop()
@@ -197,6 +211,39 @@ class Cluster:
         kill_using(self.folder)
         unmount_below(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of all threads of a process."""
+    total = 0
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        try:
+            total += int(file.read_text().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # it ended
+    return total / 1e9
+
+
+def resident_mib(pid: int) -> float:
+    words = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+def measure_idle(lab: Lab, network: Network, near: Registry, nodes: int, seconds: int) -> None:
+    """What the piece layer costs when nothing goes on, beside daemons without it."""
+    for peers in (False, True):
+        cluster = Cluster(lab, network, near, nodes, peers)
+        try:
+            cluster.start()
+            time.sleep(15)  # what comes of the start is no idle cost
+            rates, cpu = cluster.idle(seconds)
+            resident = [resident_mib(worker) for machine in cluster.machines for worker in machine.daemon.workers()]
+            print(f"{'piece layer' if peers else 'without'}: {nodes} nodes idle for {seconds} s, each: "
+                  f"{statistics.mean(rates):.0f} bytes/s sent (most {max(rates):.0f}), "
+                  f"{100 * statistics.mean(cpu):.3f} % of a core (most {100 * max(cpu):.3f}), "
+                  f"{statistics.mean(resident):.1f} MiB resident", flush=True)
+        finally:
+            cluster.stop()
 
 
 def tell(name: str, outcome: Outcome, stored: int, alone: float | None) -> None:
@@ -210,7 +257,7 @@ def tell(name: str, outcome: Outcome, stored: int, alone: float | None) -> None:
           f"everything: median {median:.1f} s, last {slowest:.1f} s{ratio}")
     print(f"  upload of nodes: max/mean {max(outcome.uploads) / uploads if uploads else 0:.2f}; "
           f"failed: {'; '.join(outcome.errors) or 'none'}")
-    names = ("p2p_asked", "p2p_asked_registry", "p2p_hedged", "p2p_passed_over", "p2p_redirected", "p2p_refused", "p2p_wrong_pieces")
+    names = ("p2p_asked", "p2p_asked_registry", "p2p_hedged", "p2p_hedged_registry", "p2p_passed_over", "p2p_redirected", "p2p_refused", "p2p_wrong_pieces")
     totals = {name[4:]: sum(int(counters.get(name, 0)) for counters in outcome.counters) for name in names}
     print(f"  {totals}", flush=True)
 
@@ -223,9 +270,16 @@ def main() -> None:
     parser.add_argument("--kill", type=int, default=0, help="nodes that are killed when they have half of it")
     parser.add_argument("--slow", type=int, default=0, help="nodes whose link has a tenth of the speed")
     parser.add_argument("--registry-only", action="store_true", help="the same without the piece layer, too")
+    parser.add_argument("--idle", type=int, default=0, metavar="S", help="instead: what nodes cost that do nothing for S seconds")
     parser.add_argument("--no-alone", action="store_true", help="leave the run of one node alone out")
     args = parser.parse_args()
     needed, free = args.nodes * args.mib * 2 << 20, shutil.disk_usage(SCRATCH).free
+    if args.idle:
+        with Lab("cluster") as lab, Network(args.nodes, args.mbit) as network:
+            near = lab.registry()
+            near.stop()
+            measure_idle(lab, network, near, args.nodes, args.idle)
+        return
     if free < needed:
         parser.error(f"{args.nodes} nodes need {needed >> 30} GiB of disk in {SCRATCH}, {free >> 30} GiB are free")
     with Lab("cluster") as lab, Network(args.nodes, args.mbit) as network:

@@ -71,7 +71,17 @@ impl Control {
         ControlServer::new(self)
     }
 
-    /// What is held and used at this moment. Reads metadata from disk and waits for locks.
+    /// Running totals of the store, and of the piece layer where it is on.
+    fn counters(&self) -> HashMap<String, u64> {
+        let mut totals = counters(&self.engine.counters());
+        if let (Some(peers), Ok(runtime)) = (self.layers.peers(), tokio::runtime::Handle::try_current()) {
+            totals.extend(runtime.block_on(peers.counters()));
+        }
+        totals
+    }
+
+    /// What is held and used at this moment. Reads metadata from disk and waits for locks: for the runtime's threads that
+    /// may block.
     ///
     /// # Errors
     /// The metadata cannot be read.
@@ -97,7 +107,7 @@ impl Control {
             features: features(self.engine.features(), self.engine.way(), self.layers.never()),
             layers,
             broken: self.broken.iter().map(broken).collect(),
-            counters: counters(&self.engine.counters()),
+            counters: self.counters(),
             slowest: self.meters.slowest.list(),
             pulls: self.meters.pulls.list(),
             store: Some(self.store()),
@@ -243,10 +253,7 @@ impl ControlService for Control {
         let answer = tokio::task::spawn_blocking(move || this.answer())
             .await
             .map_err(|error| Status::internal(error.to_string()))?;
-        let mut answer = answer.map_err(|error| Status::internal(error.to_string()))?;
-        if let Some(peers) = self.layers.peers() {
-            answer.counters.extend(peers.counters().await);
-        }
+        let answer = answer.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(answer))
     }
 

@@ -72,6 +72,8 @@ enum Read {
     Total(&'static str),
     /// Whatever else.
     Values(fn(&Sample<'_>) -> Vec<Value>),
+    /// Numbers of the piece layer by their names in status, each with its label; told where it is on.
+    Peers(&'static [(&'static str, &'static str)]),
     /// Histograms, each with its label.
     Durations(fn(&Meters) -> Vec<(&'static str, &Histogram)>),
 }
@@ -99,6 +101,21 @@ const fn counter(name: &'static str, help: &'static str, read: Read) -> Family {
 
 const fn gauge(name: &'static str, help: &'static str, read: fn(&Sample<'_>) -> Vec<Value>) -> Family {
     let (kind, read) = (Kind::Gauge, Read::Values(read));
+    Family {
+        name,
+        kind,
+        help,
+        read,
+    }
+}
+
+const fn of_peers(
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    counts: &'static [(&'static str, &'static str)],
+) -> Family {
+    let read = Read::Peers(counts);
     Family {
         name,
         kind,
@@ -280,6 +297,106 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Bytes of the file system that holds the root.",
         |s| plain(s.disk.total),
     ),
+    of_peers(
+        "lacewing_p2p_members",
+        Kind::Gauge,
+        "Other nodes of the piece layer that this one knows.",
+        &[("", "p2p_members")],
+    ),
+    of_peers(
+        "lacewing_p2p_connections",
+        Kind::Gauge,
+        "Connections with them, both ways.",
+        &[("", "p2p_links")],
+    ),
+    of_peers(
+        "lacewing_p2p_leaf",
+        Kind::Gauge,
+        "1 while this node is too slow to be asked by others.",
+        &[("", "p2p_leaf")],
+    ),
+    of_peers(
+        "lacewing_p2p_stored_pieces",
+        Kind::Gauge,
+        "Pieces in the piece store.",
+        &[("", "p2p_pieces")],
+    ),
+    of_peers(
+        "lacewing_p2p_stored_bytes",
+        Kind::Gauge,
+        "Their bytes.",
+        &[("", "p2p_piece_bytes")],
+    ),
+    of_peers(
+        "lacewing_p2p_received_bytes_total",
+        Kind::Counter,
+        "Verified bytes of pieces, by where they came from.",
+        &[
+            ("from=\"peers\"", "p2p_bytes_from_peers"),
+            ("from=\"registry\"", "p2p_bytes_from_registry"),
+        ],
+    ),
+    of_peers(
+        "lacewing_p2p_sent_bytes_total",
+        Kind::Counter,
+        "Bytes of pieces that went to other nodes.",
+        &[("", "p2p_bytes_to_peers")],
+    ),
+    of_peers(
+        "lacewing_p2p_requests_total",
+        Kind::Counter,
+        "Requests for pieces, by whom they went to.",
+        &[
+            ("to=\"peers\"", "p2p_asked"),
+            ("to=\"registry\"", "p2p_asked_registry"),
+        ],
+    ),
+    of_peers(
+        "lacewing_p2p_hedges_total",
+        Kind::Counter,
+        "Requests among them for a piece that was asked for elsewhere and is late.",
+        &[("", "p2p_hedged")],
+    ),
+    of_peers(
+        "lacewing_p2p_registry_hedges_total",
+        Kind::Counter,
+        "Those of them that went to a registry.",
+        &[("", "p2p_hedged_registry")],
+    ),
+    of_peers(
+        "lacewing_p2p_passed_over_total",
+        Kind::Counter,
+        "Nodes that did not take a request in time and were left alone for a while.",
+        &[("", "p2p_passed_over")],
+    ),
+    of_peers(
+        "lacewing_p2p_answers_total",
+        Kind::Counter,
+        "Requests of other nodes, by what became of them.",
+        &[
+            ("answer=\"piece\"", "p2p_uploaded"),
+            ("answer=\"redirect\"", "p2p_redirected"),
+            ("answer=\"refusal\"", "p2p_refused"),
+        ],
+    ),
+    of_peers(
+        "lacewing_p2p_relayed_pieces_total",
+        Kind::Counter,
+        "Pieces that were fetched for other nodes alone.",
+        &[("", "p2p_relayed")],
+    ),
+    of_peers(
+        "lacewing_p2p_wrong_pieces_total",
+        Kind::Counter,
+        "Pieces from other nodes whose bytes were not those the index demands.",
+        &[("", "p2p_wrong_pieces")],
+    ),
+    of_peers(
+        "lacewing_p2p_failed_connections_total",
+        Kind::Counter,
+        "Connections to other nodes that could not be made.",
+        &[("", "p2p_failed_links")],
+    ),
     counter(
         "process_cpu_seconds_total",
         "CPU time of the worker, user and system.",
@@ -321,7 +438,11 @@ fn layers(sample: &Sample<'_>) -> Vec<Value> {
 /// The whole answer to a scrape.
 pub(crate) fn render(sample: &Sample<'_>) -> String {
     let mut text = String::with_capacity(8 << 10);
+    let on = sample.status.counters.contains_key("p2p_members");
     for family in FAMILIES {
+        if matches!(family.read, Read::Peers(_)) && !on {
+            continue;
+        }
         // Writing to a String does not fail.
         let _ = writeln!(text, "# HELP {} {}", family.name, family.help);
         let _ = writeln!(text, "# TYPE {} {}", family.name, family.kind.name());
@@ -329,6 +450,12 @@ pub(crate) fn render(sample: &Sample<'_>) -> String {
             Read::Total(name) => {
                 let count = sample.status.counters.get(name).copied().unwrap_or_default();
                 line(&mut text, family.name, "", count as f64);
+            }
+            Read::Peers(counts) => {
+                for (label, name) in counts {
+                    let count = sample.status.counters.get(*name).copied().unwrap_or_default();
+                    line(&mut text, family.name, label, count as f64);
+                }
             }
             Read::Values(read) => {
                 for (label, value) in read(sample) {
@@ -473,13 +600,19 @@ mod tests {
             ..Feature::default()
         };
         let counted = crate::control::counters(&lacewing_fusefs::Counters::default());
+        let of_peers = FAMILIES.iter().flat_map(|family| match family.read {
+            Read::Peers(counts) => counts.iter().map(|(_, name)| (*name).to_owned()).collect(),
+            _ => Vec::new(),
+        });
         let status = StatusResponse {
             worker_restarts: 1,
             started_at_ms: 1,
             features: vec![used],
             layers: vec![layer(true, true), layer(true, false), layer(false, false)],
             broken: vec![Broken::default()],
-            counters: counted.into_keys().map(|name| (name, 1)).collect(),
+            counters: (counted.into_keys().chain(of_peers))
+                .map(|name| (name, 1))
+                .collect(),
             pulls: vec![Pull::default()],
             ..StatusResponse::default()
         };
