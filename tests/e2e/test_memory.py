@@ -1,5 +1,6 @@
 """Memory does not grow with images."""
 
+import functools
 import random
 import re
 import subprocess
@@ -12,6 +13,7 @@ from lab.images import write_busybox
 from lab.oci import PLAIN, Layout
 from lab.paths import lacewing
 from lab.process import run
+from world import World
 
 MIB = 1 << 20
 CONVERT_LIMIT = 300 * MIB
@@ -62,20 +64,26 @@ class Converter(Case):
         self.assertLess(used, CONVERT_LIMIT)
 
 
+@functools.cache
+def many_images(world: World) -> list[str]:
+    """References of images with many files each."""
+    layout = Layout(world.lab.directory("many"))
+    bottom = layout.layer(write_busybox)
+    references = []
+    for image in range(IMAGES):
+        def fill(tar, image=image):
+            for n in range(FILES):
+                tar.add(f"tree-{image}/{n // 500:03}/file-{n:05}", data=b"%d of %d\n" % (n, image))
+        layout.image(f"many-{image}", [bottom, layout.layer(fill)])
+        target = f"{world.registry.address}/many/{image}:1"
+        run(lacewing(), "convert", f"oci:{layout.folder}:many-{image}", target)
+        references.append(target)
+    return references
+
+
 class ManyImages(Case):
     def test_daemon(self):
-        layout = Layout(self.world.lab.directory("many"))
-        bottom = layout.layer(write_busybox)
-        node = self.world.new_node(2, background=False)
-        references = []
-        for image in range(IMAGES):
-            def fill(tar, image=image):
-                for n in range(FILES):
-                    tar.add(f"tree-{image}/{n // 500:03}/file-{n:05}", data=b"%d of %d\n" % (n, image))
-            layout.image(f"many-{image}", [bottom, layout.layer(fill)])
-            target = f"{self.world.registry.address}/many/{image}:1"
-            run(lacewing(), "convert", f"oci:{layout.folder}:many-{image}", target)
-            references.append(target)
+        node, references = self.world.new_node(2, background=False), many_images(self.world)
         for reference in references:
             node.containerd.pull(reference, "lacewing")
         mounted = [layer for layer in node.daemon.status()["layers"] if layer["lazy"]]
@@ -92,3 +100,16 @@ class ManyImages(Case):
         self.assertLess(used, DAEMON_LIMIT)
         for name in names:
             node.containerd.remove_container(name)
+
+    def test_walks_over_fuse(self):
+        """The daemon that shows layers itself, after a walk over all of them."""
+        node = self.world.new_node(2, background=False, way="fuse")
+        for reference in many_images(self.world):
+            node.containerd.pull(reference, "lacewing")
+        layers = [node.daemon.root / "l" / str(layer["number"]) for layer in node.daemon.status()["layers"]]
+        start = node.daemon.resident_bytes()
+        walked = sum(int(run("sh", "-c", 'find "$0" -type f -size +0 | wc -l', layer)) for layer in layers)
+        self.assertGreaterEqual(walked, IMAGES * FILES)
+        used = node.daemon.resident_bytes()
+        print(f"     walks over {IMAGES} images of {FILES} files, over FUSE: {start / MIB:.0f}, then {used / MIB:.0f} MiB resident", flush=True)
+        self.assertLess(used, DAEMON_LIMIT)

@@ -44,6 +44,46 @@ class MountOverFuse(Case):
         wait_until(lambda: str(store) not in run("cat", "/proc/self/mountinfo"), "the mounts' end")
 
 
+# Every inode: path, links, and its number, of which a tree over FUSE has the layer's own above these bits. Then xattrs as
+# getfattr and getcap see them.
+SEEN = r"""
+    cd "$0"
+    find . -printf '%p %n %i\n' | awk '{ n = $NF % 67108864; sub(/ [0-9]+$/, ""); print $0, n }' | sort
+    getfattr -R -h -d -m - .
+    getcap -r .
+"""
+
+
+@for_each((name,) for name in ["edge", "redis"])
+class BothWays(Case):
+    """Each layer looks the same by both ways, to every tool."""
+
+    def shown(self, name: str, way: str) -> dict[str, list]:
+        target, store = self.world.lab.directory(f"{way}-{name}"), self.world.lab.directory(f"store-{way}-{name}")
+        words = ["--daemonize", "--no-background", "--trees", way, "--store", store]
+        run(lacewing(), "mount", *words, self.world.lazy(name), target)
+        try:
+            seen = {}
+            for layer in [*(store / "l").iterdir(), target]:
+                stat = os.statvfs(layer)
+                # A layer without a byte of data is a complete one from the start, with another name.
+                number = layer.name.replace("c", "") if layer != target else "all"
+                seen[number] = [run("bash", "-c", SEEN, layer) if layer != target else "", walk(layer, layer=layer != target),
+                                stat[:9], os.statvfs(layer).f_namemax]
+            return seen
+        finally:
+            run("umount", target)
+
+    def check(self, name: str) -> None:
+        kernel, fuse = self.shown(name, "kernel"), self.shown(name, "fuse")
+        self.assertEqual(kernel.keys(), fuse.keys())
+        self.assertGreater(len(kernel), 2)
+        for layer, (listed, tree, *stat) in kernel.items():
+            self.assertEqual(listed.splitlines(), fuse[layer][0].splitlines(), layer)
+            self.assert_same(differences(tree, fuse[layer][1], float("inf")))
+            self.assertEqual(stat, fuse[layer][2:], f"statfs of {layer}")
+
+
 class MountRootless(Case):
     """In a user namespace of an ordinary user, who has no capability outside of it."""
 
