@@ -12,7 +12,7 @@ use lacewing_fusefs::Engine;
 use rustix::mount::UnmountFlags;
 
 use crate::lock::{self, Lock};
-use crate::mountinfo;
+use crate::mountinfo::{self, Mount};
 
 /// The default store's name. Temporary ones append a dot and the process's pid.
 const NAME: &str = "mount";
@@ -130,8 +130,7 @@ fn remove_abandoned(parent: &Path) {
 /// # Errors
 /// The kernel's.
 pub(crate) fn detach_layers(root: &Path) -> Result<()> {
-    detach(&root.join("l"))?;
-    detach(&root.join("trees"))
+    detach(&[root.join("l"), root.join("trees")])
 }
 
 /// Detaches every mount below the store; none of them can be anybody's but ours or a dead process's.
@@ -139,16 +138,13 @@ pub(crate) fn detach_layers(root: &Path) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub(crate) fn detach_all(root: &Path) -> Result<()> {
-    detach_layers(root)?;
-    detach(&Engine::data_dir(root))
+    detach(&[root.join("l"), root.join("trees"), Engine::data_dir(root)])
 }
 
-fn detach(dir: &Path) -> Result<()> {
-    for mount in mountinfo::mounts()?
-        .into_iter()
-        .rev()
-        .filter(|mount| mount.point.starts_with(dir))
-    {
+/// Detaches the mounts below some directories, the latest first. The table is read once: a node may have a thousand mounts.
+fn detach(dirs: &[PathBuf]) -> Result<()> {
+    let below = |mount: &Mount| dirs.iter().any(|dir| mount.point.starts_with(dir));
+    for mount in mountinfo::mounts()?.into_iter().rev().filter(below) {
         rustix::mount::unmount(&mount.point, UnmountFlags::DETACH)
             .with_context(|| format!("unmounting {}", mount.point.display()))?;
     }
