@@ -102,7 +102,9 @@ impl Swarm {
             return None;
         }
         let mut flight = Flight::new(piece, tree, class, self.now);
-        flight.patient_until = self.now.after(self.jittered(self.config.origin_patience));
+        // Patience is for pieces of a mebibyte; longer ones take longer without anything being wrong.
+        let patience = self.config.origin_patience.saturating_mul((piece.len >> 20).max(1));
+        flight.patient_until = self.now.after(self.jittered(patience));
         flight.deadline = self.now.after(self.config.deadline);
         let at = self.free.pop().unwrap_or_else(|| {
             self.flights.push(None);
