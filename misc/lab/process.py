@@ -121,7 +121,7 @@ def root_mount(process: Path) -> bytes:
 
 def processes_using(folder: Path) -> list[int]:
     """Processes whose command line names something below a folder (shims outlive their containerd), and those of containers
-    with roots there (which outlive their shim)."""
+    with roots there (which outlive their shim): one that is left keeps the lab's disk, deleted or not."""
     found = []
     needle = os.fsencode(f"{folder}/")
     ours = os.readlink("/proc/self/ns/mnt")
@@ -137,23 +137,8 @@ def processes_using(folder: Path) -> list[int]:
     return found
 
 
-def containers_on(folder: Path) -> list[int]:
-    """Processes in mount namespaces of their own that have mounts from below a folder: containers whose shim is gone. One
-    that is left keeps the lab's disk, deleted or not."""
-    found = []
-    ours, needle = os.readlink("/proc/self/ns/mnt"), os.fsencode(f"{folder}/")
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                if os.readlink(f"/proc/{entry}/ns/mnt") != ours and needle in Path(f"/proc/{entry}/mountinfo").read_bytes():
-                    found.append(int(entry))
-            except OSError:
-                pass  # gone meanwhile
-    return found
-
-
 def kill_using(folder: Path) -> None:
-    for pid in [*processes_using(folder), *containers_on(folder)]:
+    for pid in processes_using(folder):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
