@@ -266,7 +266,9 @@ impl Swarm {
         let known = kinds
             .into_iter()
             .find_map(|kind| self.arrival[kind as usize].patience());
-        known.unwrap_or(FIRST_PATIENCE).min(LONGEST_PATIENCE).max(least)
+        // Of pieces of a mebibyte; longer ones take longer.
+        let first = FIRST_PATIENCE.saturating_mul((piece.len >> 20).max(1));
+        known.unwrap_or(first).min(LONGEST_PATIENCE).max(least)
     }
 
     /// How long a peer has to take a request.
