@@ -143,17 +143,12 @@ pub(crate) fn descriptor(what: &str, value: &Value) -> Result<Descriptor, Error>
 /// The images of an image index: not attestations, accelerators or other artifacts. And how many were left out that are
 /// not ours.
 pub(crate) fn members(what: &str, index: &Map<String, Value>) -> Result<(Vec<Member>, usize), Error> {
-    let Some(Value::Array(manifests)) = index.get("manifests") else {
-        return Err(invalid(what, "image index has no manifests"));
-    };
-    if manifests.len() > MAX_MANIFESTS {
-        let (value, limit) = (manifests.len() as u64, MAX_MANIFESTS as u64);
-        return Err(Error::Limit {
-            what: "count of manifests in the image index",
-            value,
-            limit,
-        });
-    }
+    let manifests = list(
+        what,
+        index,
+        "manifests",
+        ("count of manifests in the image index", MAX_MANIFESTS),
+    )?;
     let mut members = Vec::new();
     let mut left_out = 0;
     for manifest in manifests {
@@ -180,18 +175,28 @@ pub(crate) fn members(what: &str, index: &Map<String, Value>) -> Result<(Vec<Mem
 
 /// The layers of an image manifest.
 pub(crate) fn layers(what: &str, manifest: &Map<String, Value>) -> Result<Vec<Descriptor>, Error> {
-    let Some(Value::Array(layers)) = manifest.get("layers") else {
-        return Err(invalid(what, "manifest has no layers"));
+    let layers = list(what, manifest, "layers", ("count of layers", MAX_LAYERS))?;
+    layers.iter().map(|layer| descriptor(what, layer)).collect()
+}
+
+/// The list under a key of a document, at most as long as its limit, which comes with its name.
+fn list<'a>(
+    what: &str,
+    document: &'a Map<String, Value>,
+    key: &str,
+    (name, limit): (&'static str, usize),
+) -> Result<&'a [Value], Error> {
+    let Some(Value::Array(values)) = document.get(key) else {
+        return Err(invalid(what, format!("it has no {key}")));
     };
-    if layers.len() > MAX_LAYERS {
-        let (value, limit) = (layers.len() as u64, MAX_LAYERS as u64);
+    if values.len() > limit {
         return Err(Error::Limit {
-            what: "count of layers",
-            value,
-            limit,
+            what: name,
+            value: values.len() as u64,
+            limit: limit as u64,
         });
     }
-    layers.iter().map(|layer| descriptor(what, layer)).collect()
+    Ok(values)
 }
 
 /// The config's descriptor, if the manifest is one of a container image.
