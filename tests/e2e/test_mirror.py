@@ -6,9 +6,11 @@ import hashlib
 import http.client
 import json
 import threading
+import unittest
 import urllib.request
 
 from cases import Case
+from lab import engine
 from lab.mirror import Door, Mirrors, request
 from lab.tokens import PrivateRegistry
 
@@ -64,6 +66,26 @@ class Mirror(Case):
             for node in nodes:
                 node.remove_everything()
                 node.stop()
+
+    @unittest.skipUnless(engine.installed(), "no dockerd")
+    def test_dockerd_of_the_distribution(self) -> None:
+        """The registry stands in for the hub: Docker mirrors nothing else."""
+        self.world.registry.push(self.world.layout, IMAGE, f"library/{IMAGE}", "1")
+        with self.mirrors(2) as (door, mirrors):
+            folder = self.world.lab.directory("docker")
+            engines = []
+            try:
+                for number, daemon in enumerate(mirrors.daemons):
+                    engines.append(engine.Engine(folder / str(number), daemon.mirror))
+                    self.world.lab.parts.append(engines[-1])
+                    engines[-1].start()
+                ids = [one.pull(IMAGE, "1") for one in engines]
+            finally:
+                for one in engines:
+                    one.stop()
+            self.assertEqual(set(ids), {self.manifest["config"]["digest"]})
+            self.assertGreater(door.blob_bytes, 0.95 * self.blobs)
+            self.assertLess(door.blob_bytes, 1.05 * self.blobs, "more than one copy came from the registry")
 
     def test_ranges_and_words_of_the_protocol(self) -> None:
         with self.mirrors(2) as (door, mirrors):

@@ -47,6 +47,19 @@ pub mod containerd {
 /// What a daemon tells about itself.
 pub mod control {
     tonic::include_proto!("lacewing.v1");
+
+    /// Encodes what one node tells another of itself.
+    pub fn encode_node(node: &SwarmNode) -> Vec<u8> {
+        prost::Message::encode_to_vec(node)
+    }
+
+    /// Decodes what another node told of itself.
+    ///
+    /// # Errors
+    /// The bytes are no such message.
+    pub fn decode_node(bytes: &[u8]) -> Result<SwarmNode, prost::DecodeError> {
+        prost::Message::decode(bytes)
+    }
 }
 
 /// What is read of Kubernetes' CRI calls.

@@ -95,6 +95,15 @@ pub(crate) enum Command {
     Unpin(PinArgs),
     /// Remove what nothing refers to, and give its disk space back
     Gc(GcArgs),
+    /// Get a file through the piece layer
+    ///
+    /// Gets a file of an http or https server, S3 and OSS with signed or public addresses included: the nodes of the piece
+    /// layer fetch it once together and give it to each other. What a killed run left is gone on from.
+    Get(GetArgs),
+    /// Watch the piece layer: nodes, what each gets from where, registry copies, stragglers
+    Top(TopArgs),
+    /// Tell whom this node would ask for a piece, why, and what happened
+    Explain(ExplainArgs),
     /// The process that serves; started by the daemon
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -312,6 +321,9 @@ pub(crate) struct PullArgs {
     /// Give up after so long [default: never]
     #[arg(long, value_name = "SECONDS", requires = "complete")]
     pub(crate) timeout: Option<u64>,
+    /// Have other members of the piece layer pull it: all, seeds, or so many of them
+    #[arg(long, value_name = "NODES", conflicts_with = "complete")]
+    pub(crate) nodes: Option<String>,
     /// containerd's socket
     #[arg(long, value_name = "SOCK", default_value = "/run/containerd/containerd.sock")]
     pub(crate) containerd: PathBuf,
@@ -334,6 +346,62 @@ pub(crate) struct PinArgs {
 /// `lacewing gc`
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
+    /// The daemon's socket
+    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    pub(crate) address: PathBuf,
+}
+
+/// `lacewing get`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lacewing get https://models.example/llm.safetensors
+  lacewing get -o llm --digest sha256:9f86… https://bucket.s3.example/llm?X-Amz-Signature=…")]
+pub(crate) struct GetArgs {
+    /// Where the file is
+    pub(crate) url: String,
+    /// Where it goes [default: the address's last part, here]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// What it must be; nothing else becomes FILE
+    #[arg(long, value_name = "sha256:HEX")]
+    pub(crate) digest: Option<String>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The daemon's socket
+    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    pub(crate) address: PathBuf,
+}
+
+/// `lacewing top`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  lacewing top\n  lacewing top --once --json | jq .registry_copies")]
+pub(crate) struct TopArgs {
+    /// Print it once
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Print it once, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The daemon's socket
+    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    pub(crate) address: PathBuf,
+}
+
+/// `lacewing explain`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lacewing explain sha256:9f86…                 all pieces of it that are known\n  \
+lacewing explain sha256:9f86…@4194304+4194304"
+)]
+pub(crate) struct ExplainArgs {
+    /// A blob or an index, as sha256:HEX, or one piece of it: sha256:HEX@OFFSET+LENGTH
+    #[arg(value_name = "PIECE")]
+    pub(crate) piece: String,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     /// The daemon's socket
     #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
     pub(crate) address: PathBuf,

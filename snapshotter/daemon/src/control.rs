@@ -9,8 +9,9 @@ use lacewing_format::annotation;
 use lacewing_fusefs::{Counters, Engine, Features, LayerId, LayerStatus, Way};
 use lacewing_rpc::control::control_server::{Control as ControlService, ControlServer};
 use lacewing_rpc::control::{
-    Broken, CollectRequest, CollectResponse, CompleteRequest, CompleteResponse, Feature, Layer, PinRequest,
-    PinResponse, StatusRequest, StatusResponse, Store,
+    Broken, CollectRequest, CollectResponse, CompleteRequest, CompleteResponse, ExplainRequest,
+    ExplainResponse, Feature, GetRequest, Layer, PinRequest, PinResponse, PreheatRequest, PreheatResponse,
+    StatusRequest, StatusResponse, Store, SwarmRequest, SwarmResponse,
 };
 use lacewing_snapshotter::{
     CHAIN_ID_LABEL, IMAGE_LABEL, LAYER_LABEL, LayerEntry, LayerRef, MountError, Snapshotter,
@@ -18,8 +19,10 @@ use lacewing_snapshotter::{
 use tonic::{Request, Response, Status};
 
 use crate::adapters::layers::NodeLayers;
+use crate::adapters::p2p::Peers;
 use crate::meters::Meters;
 use crate::pin::{Pin, Pins};
+use crate::swarm;
 
 /// What tells this worker from others.
 #[derive(Debug, Clone)]
@@ -30,6 +33,8 @@ pub(crate) struct Identity {
     pub(crate) restarts: u64,
     /// When this one began.
     pub(crate) started: SystemTime,
+    /// Its containerd's socket.
+    pub(crate) containerd: Option<PathBuf>,
 }
 
 /// Answers from what the rooms know.
@@ -64,6 +69,13 @@ impl Control {
             meters,
             pins,
         }
+    }
+
+    fn peers(&self) -> Result<&Arc<Peers>, Status> {
+        let none = "this daemon has no piece layer: [p2p] in its configuration, or its log";
+        self.layers
+            .peers()
+            .ok_or_else(|| Status::failed_precondition(none))
     }
 
     /// The gRPC service.
@@ -268,6 +280,33 @@ impl ControlService for Control {
     ) -> Result<Response<CompleteResponse>, Status> {
         let this = self.clone();
         aside(move || this.do_complete(&request.get_ref().image)).await
+    }
+
+    type GetStream = swarm::GetStream;
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<Self::GetStream>, Status> {
+        let parts = swarm::get(self.peers()?, request.into_inner()).await?;
+        Ok(Response::new(parts))
+    }
+
+    async fn swarm(&self, request: Request<SwarmRequest>) -> Result<Response<SwarmResponse>, Status> {
+        let answer = swarm::swarm(self.peers()?, request.into_inner()).await;
+        Ok(Response::new(answer))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let answer = swarm::explained(self.peers()?, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn preheat(&self, request: Request<PreheatRequest>) -> Result<Response<PreheatResponse>, Status> {
+        let answer = swarm::preheat(
+            self.peers()?,
+            self.identity.containerd.clone(),
+            request.into_inner(),
+        )
+        .await?;
+        Ok(Response::new(answer))
     }
 
     async fn collect(&self, _request: Request<CollectRequest>) -> Result<Response<CollectResponse>, Status> {

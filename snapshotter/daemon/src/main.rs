@@ -46,6 +46,7 @@ mod registry;
 mod status;
 mod succession;
 mod supervisor;
+mod swarm;
 mod upgrade;
 mod worker;
 
@@ -104,6 +105,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Pin(args) => pin::run(args, true).map(|()| Outcome::Done),
         Command::Unpin(args) => pin::run(args, false).map(|()| Outcome::Done),
         Command::Gc(args) => gc::run(args).map(|()| Outcome::Done),
+        Command::Get(args) => swarm::get::run(args).map(|()| Outcome::Done),
+        Command::Top(args) => swarm::top::run(args).map(|()| Outcome::Done),
+        Command::Explain(args) => swarm::explain::run(args).map(|()| Outcome::Done),
     }
 }
 

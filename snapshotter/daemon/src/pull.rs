@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use lacewing_rpc::control::CompleteRequest;
 use lacewing_rpc::control::CompleteResponse;
 use lacewing_rpc::control::control_client::ControlClient;
+use lacewing_rpc::control::{PreheatRequest, Preheated};
 use lacewing_rpc::cri::{ImageSpec, PullImageRequest, encode_pull};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
@@ -32,6 +33,9 @@ pub(crate) fn run(args: &PullArgs) -> Result<()> {
 
 async fn pull(args: &PullArgs) -> Result<()> {
     let mut control = ControlClient::new(connect(&args.address));
+    if let Some(nodes) = &args.nodes {
+        return preheat(&mut control, args, nodes).await;
+    }
     let here = ask(&mut control, args).await?.layers > 0;
     if !here {
         through_cri(&args.containerd, &args.image)
@@ -49,6 +53,33 @@ async fn pull(args: &PullArgs) -> Result<()> {
         return print(&text);
     }
     print(&format!("{}: pulled\n", args.image))
+}
+
+/// On other nodes, by their daemons.
+async fn preheat(control: &mut ControlClient<Channel>, args: &PullArgs, nodes: &str) -> Result<()> {
+    let request = PreheatRequest {
+        image: args.image.clone(),
+        nodes: nodes.to_owned(),
+    };
+    let answer = control.preheat(request).await;
+    let found = answer
+        .map_err(|status| refusal(&args.address, &status))?
+        .into_inner()
+        .nodes;
+    let row = |node: &Preheated| match node.error.as_str() {
+        "" => format!("{}: pulled\n", node.address),
+        error => format!("{}: {error}\n", node.address),
+    };
+    print(&found.iter().map(row).collect::<String>())?;
+    let failed = found.iter().filter(|node| !node.error.is_empty()).count();
+    if failed > 0 {
+        bail!(
+            "{}: {failed} of {} nodes have not pulled it",
+            args.image,
+            found.len()
+        );
+    }
+    Ok(())
 }
 
 async fn ask(control: &mut ControlClient<Channel>, args: &PullArgs) -> Result<CompleteResponse> {
@@ -89,7 +120,7 @@ async fn wait(control: &mut ControlClient<Channel>, args: &PullArgs) -> Result<C
 }
 
 /// Through containerd's own CRI service, with this snapshotter as that is configured.
-async fn through_cri(containerd: &Path, image: &str) -> Result<()> {
+pub(crate) async fn through_cri(containerd: &Path, image: &str) -> Result<()> {
     let request = PullImageRequest {
         image: Some(ImageSpec {
             image: image.to_owned(),

@@ -34,7 +34,7 @@ use crate::lock::{self, Lock};
 use crate::meters::Meters;
 use crate::mirror;
 use crate::pin::{self, Pins};
-use crate::{guard, registry, succession};
+use crate::{guard, registry, succession, swarm};
 
 /// A sign of life every so often: several fit into the shortest `supervisor.silence_s`.
 const SIGN_EVERY: Duration = Duration::from_secs(3);
@@ -142,6 +142,7 @@ impl Worker {
             // Images must run without it: whoever can reach a registry does.
             match Peers::start(p2p, &config.root, repositories, origins) {
                 Ok(peers) => {
+                    swarm::open(&peers, config.containerd.clone());
                     if let Some(mirror) = &config.mirror {
                         runtime.block_on(mirror::serve(mirror, Arc::clone(&peers)));
                     }
@@ -190,6 +191,7 @@ impl Worker {
             root: config.root.clone(),
             restarts,
             started,
+            containerd: config.containerd.clone(),
         };
         let control = Control::new(
             identity,

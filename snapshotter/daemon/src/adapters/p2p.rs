@@ -52,6 +52,9 @@ const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// Peers, and what is needed to ask them.
 pub(crate) struct Peers {
     pub(crate) node: Node,
+    pub(crate) address: SocketAddr,
+    pub(crate) zone: String,
+    pub(crate) seeds: Vec<String>,
     shared: Arc<Shared>,
     window: AtomicUsize,
     pub(crate) wholes: Wholes,
@@ -130,6 +133,9 @@ impl Peers {
         }
         Ok(Arc::new(Peers {
             node,
+            address,
+            zone: config.zone.clone(),
+            seeds: config.seeds.clone(),
             shared,
             window: AtomicUsize::new(WINDOW.2),
             wholes: Wholes::default(),
@@ -233,6 +239,28 @@ impl Peers {
         if hosts.len() < MOST_HOSTS {
             hosts.insert(host.to_owned());
         }
+    }
+
+    /// Whether this node reads from a host.
+    pub(crate) fn is_known_host(&self, host: &str) -> bool {
+        self.shared.is_known_host(host)
+    }
+
+    /// Frames of a data blob that an index of this node lists, at most `count`, and the index if the blob is one.
+    pub(crate) async fn listed(&self, blob: &Digest, count: usize) -> Vec<PieceId> {
+        let mut pieces = Vec::new();
+        let len = self.shared.lengths().get(blob).copied();
+        if let Some(whole) = len.and_then(|len| piece(*blob, &(0..len))) {
+            pieces.push(whole);
+        }
+        for index in self.shared.origins.indexes_of(blob) {
+            if let Some(tables) = self.shared.book.own(index).await {
+                let rows = tables.following(blob, 0, count).iter();
+                pieces.extend(rows.filter_map(|row| piece(*blob, &row.stored)));
+                break;
+            }
+        }
+        pieces
     }
 
     /// Reads a piece from its origin, past the swarm. NOT verified.

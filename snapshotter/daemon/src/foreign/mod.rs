@@ -10,6 +10,7 @@
 //! the nodes; a client gets them as they come, but never the last one of a blob that turns out to be another. What was
 //! found right leaves the digests of its runs behind, by which each is checked from then on.
 
+mod file;
 mod lent;
 mod source;
 mod stream;

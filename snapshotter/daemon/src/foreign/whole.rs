@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 use lacewing_format::Digest;
 use lacewing_p2p::driver::Source as From;
 use lacewing_p2p::{Class, FetchError, PieceId};
@@ -15,8 +16,9 @@ use tracing::{debug, info, warn};
 use super::{Blob, Failure, Source};
 use crate::adapters::p2p::Peers;
 
-/// Runs asked for at a time: 32 MiB, some seconds' worth of a slow link and enough to keep a fast one busy.
-const WINDOW: usize = 8;
+/// Runs asked for at a time, at first and at most: 32 MiB are some seconds' worth of a slow link and keep a fast one busy.
+/// It begins with few, because nobody knows yet how long one takes, and what takes longer than thought is asked for twice.
+const WINDOW: (usize, usize) = (2, 8);
 
 /// How far it is.
 #[derive(Clone, Debug, Default)]
@@ -102,11 +104,16 @@ impl Peers {
         tell: &watch::Sender<Progress>,
         wanted: &Weak<Whole>,
     ) -> Option<Result<(), Failure>> {
-        let pieces = (0..blob.runs()).map_while(|run| blob.piece(run));
-        let gets = pieces.map(|piece| self.run(blob, piece));
-        let mut arriving = futures::stream::iter(gets).buffered(WINDOW);
+        let mut pieces = (0..blob.runs()).map_while(|run| blob.piece(run));
+        let (mut arriving, mut window) = (FuturesOrdered::new(), WINDOW.0);
         let (mut hash, mut sums) = (sha2::Sha256::new(), Vec::new());
-        while let Some(got) = arriving.next().await {
+        loop {
+            let more = window.saturating_sub(arriving.len());
+            arriving.extend(pieces.by_ref().take(more).map(|piece| self.run(blob, piece)));
+            let Some(got) = arriving.next().await else {
+                break;
+            };
+            window = (window + 1).min(WINDOW.1);
             if wanted.strong_count() == 0 {
                 debug!(blob = %blob.id, "nobody reads it any more");
                 return None;
