@@ -1,16 +1,22 @@
 """Setting a node up: the installer on a scratch root, under both containerds; the manifests; the dashboard and its metrics."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 import tomllib
 import unittest
 from pathlib import Path
 
 from cases import Case
+from lab.containers import CTR, running
 from lab.nodes import containerd2_bin
 from lab.paths import PROJECT, lacewing
-from lab.process import CommandFailed, run
+from lab.process import CommandFailed, run, wait_until
+from test_faults import drop_caches, readers, write_list
+from test_upgrade import answering, runs
 
 DEPLOY = PROJECT / "misc/deploy"
 CONFIG = "etc/containerd/config.toml"
@@ -190,3 +196,76 @@ class Monitoring(unittest.TestCase):
         for expression in told:
             for name in re.findall(r"\b(?:lacewing|process)_\w+", expression):
                 self.assertIn(re.sub(r"_bucket$", "", name), known, expression)
+
+
+# What the pod's script runs on the host; here the host is the scratch root, and systemd a file and a signal.
+STANDS_FOR = {
+    "nsenter": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"\n',
+    "journalctl": "exec sleep 100000\n",
+    "systemctl": 'echo "$*" >>"$HOST/systemctl"\ncase $1 in reload-or-restart) kill -HUP "$(cat "$HOST/pid")" ;; esac\n',
+}
+
+
+class Pod(Case):
+    """The DaemonSet's container ends, is killed and is replaced by one with another release while containers read."""
+
+    def test_nothing_changes_for_containers(self):
+        node, folder = self.world.new_node(2), self.world.lab.directory("pod")
+        self.host, self.image, programs = folder / "host", folder / "image", folder / "bin"
+        for made in (self.host / "etc/containerd", self.image, programs):
+            made.mkdir(parents=True)
+        (self.host / CONFIG).write_text(OWN_3.replace("imports =", "#"))
+        for name, script in STANDS_FOR.items():
+            (programs / name).write_text(f"#!/bin/sh\n{script}")
+            (programs / name).chmod(0o755)
+        for name in ("install", "node", "lacewing.service"):
+            shutil.copy(DEPLOY / name, self.image / name)
+        shutil.copy(lacewing(), self.image / "lacewing")
+        self.env = {**os.environ, "HOST": str(self.host), "PATH": f"{programs}:{os.environ['PATH']}"}
+        # The first pod installs the program; the node's systemd then starts it.
+        run(self.image / "node", "install", env=self.env)
+        program = self.host / "usr/local/bin/lacewing"
+        daemon = node.daemon
+        daemon.stop()
+        daemon.process.command[0] = str(program)
+        daemon.start()
+        (self.host / "pid").write_text(str(daemon.process.pid))
+
+        image, files = self.world.lazy("python"), folder / "files.json"
+        node.containerd.pull(image, "lacewing")
+        write_list(self.world.expected("python", 2), files)
+        with running(node.containerd, CTR, image, "lacewing") as container:
+            with readers(2, Path(f"/proc/{container.pid}/root"), files, 300) as started:
+                self.end(self.pod(), signal.SIGTERM)
+                self.end(self.pod(), signal.SIGKILL)
+                before, release = daemon.process.pid, program.stat().st_ino
+                with (self.image / "lacewing").open("ab") as new:
+                    new.write(b"\0")  # another file, and as good a program
+                pod = self.pod()
+                self.assertNotEqual(program.stat().st_ino, release)
+                wait_until(lambda: runs(before, program), "the new release", 60)
+                wait_until(lambda: runs(answering(daemon), program), "its worker", 60)
+                self.end(pod, signal.SIGKILL)
+                drop_caches()
+                read = started.files()
+                wait_until(lambda: started.files() > read + 5, "reads after the last pod's end", 60)
+                self.assertTrue(started.reading())
+                seen = started.results()
+            self.assertIn("ready", container.exec(*self.world.images["python"].ready, timeout=120))
+        self.assertEqual([error for one in seen for error in one["errors"]], [])
+        self.assertTrue(daemon.process.alive())
+
+    def pod(self) -> subprocess.Popen:
+        """A pod that has set the node up and follows the unit's log."""
+        said = self.host / "systemctl"
+        said.unlink(missing_ok=True)
+        pod = subprocess.Popen([self.image / "node"], env=self.env, start_new_session=True, stdout=subprocess.DEVNULL)
+        self.addCleanup(self.end, pod, signal.SIGKILL)
+        wait_until(lambda: said.exists() and "reload-or-restart lacewing" in said.read_text(), "the pod's set-up", 60)
+        return pod
+
+    def end(self, pod: subprocess.Popen, how: int) -> None:
+        """Ends the whole container, as its runtime does."""
+        if pod.poll() is None:
+            os.killpg(pod.pid, how)
+            pod.wait(30)
