@@ -15,6 +15,9 @@ pub(super) const MOST_HEDGES: f64 = 16.0;
 /// Of those, what is kept for blocked readers. A first window of prefetched pieces would spend all there is at once where
 /// links are slow, when nobody can know yet how long a piece takes.
 const FOR_READERS: f64 = 14.0;
+/// A peer that takes so many times as long as it may is taken for dead, and another one asked whatever the budget. It has
+/// taken the request, so that its silence shows nowhere else, and at the end of a blob no requests earn hedges any more.
+const LOST: u32 = 4;
 /// Requests to peers under way for one piece.
 const MOST_ASKS: usize = 2;
 /// Clusters that have no crowd to fear.
@@ -103,7 +106,10 @@ impl Swarm {
         }
         let mut flight = Flight::new(piece, tree, class, self.now);
         // Patience is for pieces of a mebibyte; longer ones take longer without anything being wrong.
-        let patience = self.config.origin_patience.saturating_mul((piece.len >> 20).max(1));
+        let patience = self
+            .config
+            .origin_patience
+            .saturating_mul((piece.len >> 20).max(1));
         flight.patient_until = self.now.after(self.jittered(patience));
         flight.deadline = self.now.after(self.config.deadline);
         let at = self.free.pop().unwrap_or_else(|| {
@@ -409,9 +415,28 @@ impl Swarm {
     }
 
     fn pass_over(&mut self, peer: PeerId, actions: &mut Vec<Action>) {
-        if self.peers.pass_over(peer, self.now, self.config.pass_over) {
-            self.counts.passed_over += 1;
-            actions.push(Action::Suspect(peer));
+        if !self.peers.pass_over(peer, self.now, self.config.pass_over) {
+            return;
+        }
+        self.counts.passed_over += 1;
+        actions.push(Action::Suspect(peer));
+        // what it took before is not to be expected either: the timer looks at those flights at once
+        for at in 0..self.flights.len() {
+            let Some(flight) = self.flights[at].as_mut() else {
+                continue;
+            };
+            let mut owes = false;
+            for ask in flight
+                .asks
+                .iter_mut()
+                .filter(|ask| ask.peer == peer && !ask.silent)
+            {
+                (ask.silent, owes) = (true, true);
+            }
+            if owes {
+                flight.hedge_at = self.now;
+                self.schedule(at);
+            }
         }
     }
 
@@ -467,6 +492,10 @@ impl Swarm {
             flight.tried.clear();
         }
         if self.flights[at].as_ref().is_some_and(Flight::idle) {
+            let patience = self.patience(at);
+            if hedge && let Some(flight) = self.flights[at].as_mut() {
+                flight.hedge_at = now.after(patience); // somebody else is asked now, or nobody can be
+            }
             self.advance(at, actions);
         } else if hedge {
             self.hedge(at, actions);
@@ -483,18 +512,19 @@ impl Swarm {
         let enough = flight.waits_since().after(patience);
         let soon = self.now < enough;
         flight.hedge_at = if soon { enough } else { self.now.after(patience) };
+        let lost = flight.waits_since().after(patience.saturating_mul(LOST)) <= self.now;
         let kept = if flight.class == Class::Prefetch {
             FOR_READERS
         } else {
             0.0
         };
-        if soon || self.hedges_left - kept < 1.0 {
+        if soon || !lost && self.hedges_left - kept < 1.0 {
             return;
         }
         let before = (self.counts.asked, self.counts.asked_origin);
         self.advance(at, actions);
         if before != (self.counts.asked, self.counts.asked_origin) {
-            self.hedges_left -= 1.0;
+            self.hedges_left = (self.hedges_left - 1.0).max(0.0);
             self.counts.hedged += 1;
             self.counts.hedged_origin += u64::from(before.1 != self.counts.asked_origin);
         } else if let Some(flight) = self.flights[at].as_mut() {

@@ -1,5 +1,7 @@
 //! The logic of one node under random events. Whole clusters are simulated in the crate `lacewing-tests`.
 
+mod random;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,4 +169,91 @@ fn a_peer_that_lied_is_cut_off() {
         standing.map(|candidate| candidate.standing),
         Some(Standing::CutOff)
     );
+}
+
+/// The last of ten members in the tree of the first piece, and what it does when it wants so many pieces of that tree.
+fn wanting(count: u64) -> (Swarm, Vec<Action>) {
+    let members = (0..10).map(|n| Member {
+        id: id(n),
+        zone: ZoneId(0),
+        leaf: false,
+    });
+    let view = Arc::new(View::new(members.collect()));
+    let tree = view.tree_of(&piece(0));
+    let last = (0..10)
+        .map(id)
+        .max_by_key(|peer| tree.distance(*peer))
+        .expect("some");
+    let mut swarm = Swarm::new(Config::default(), last, 1);
+    let mut actions = Vec::new();
+    swarm.handle(Time(0), Event::MembersChanged(view), &mut actions);
+    for n in 0..count {
+        let piece = piece(n * u64::from(TreeId::COUNT));
+        let (class, origin) = (Class::Prefetch, ORIGIN);
+        swarm.handle(Time(0), Event::Wanted { piece, class, origin }, &mut actions);
+    }
+    (swarm, actions)
+}
+
+/// Fires the timer as it is set until nothing is in flight; hands all actions to `look`, which answers with events.
+fn run_out(swarm: &mut Swarm, first: Vec<Action>, mut look: impl FnMut(&Action) -> Option<Event>) -> Time {
+    let (mut now, mut timer, mut actions) = (Time(0), None, first);
+    for _ in 0..10_000 {
+        for action in std::mem::take(&mut actions) {
+            if let Action::SetTimer(at) = action {
+                timer = Some(at);
+            }
+            if let Some(event) = look(&action) {
+                swarm.handle(now, event, &mut actions);
+            }
+        }
+        if actions.is_empty() && swarm.status().flights == 0 {
+            return now;
+        }
+        if actions.is_empty() {
+            now = timer
+                .take()
+                .expect("a timer while something is in flight")
+                .max(now);
+            swarm.handle(now, Event::TimerFired, &mut actions);
+        }
+    }
+    panic!("it does not end")
+}
+
+#[test]
+fn peers_that_are_all_silent_end_in_an_error() {
+    let (mut swarm, actions) = wanting(1);
+    let mut failed = 0;
+    let end = run_out(&mut swarm, actions, |action| {
+        failed += u32::from(matches!(action, Action::Fail { .. }));
+        None
+    });
+    assert_eq!(failed, 1);
+    assert_eq!(end, Time(0).after(Config::default().deadline));
+}
+
+#[test]
+fn a_peer_that_dies_with_all_it_took_holds_nobody_up_until_the_deadline() {
+    let (mut swarm, actions) = wanting(64);
+    let mut dead = None;
+    let mut delivered = 0;
+    let end = run_out(&mut swarm, actions, |action| match action {
+        Action::Ask { peer, request, .. } => {
+            let (request, hint) = (*request, Hint::default());
+            let dies = *dead.get_or_insert(*peer) == *peer;
+            Some(if dies {
+                Event::Accepted { request, hint }
+            } else {
+                Event::Received { request, hint }
+            })
+        }
+        Action::Deliver { .. } => {
+            delivered += 1;
+            None
+        }
+        _ => None,
+    });
+    assert_eq!(delivered, 64);
+    assert!(end < Time(0).after(Duration::from_secs(5)), "{end:?}");
 }

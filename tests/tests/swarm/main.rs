@@ -155,3 +155,26 @@ fn clocks_may_jump() {
     };
     survive(&scenario);
 }
+
+#[test]
+fn members_may_join_all_at_once() {
+    let scenario = Scenario {
+        faults: vec![Fault::JoinOver(2.0)],
+        ..small(100)
+    };
+    let outcome = survive(&scenario);
+    // each newcomer that is the first of a tree has nothing and goes to the registry
+    assert!(outcome.copies <= 3.0, "{}", outcome.copies);
+    assert_eq!(outcome.failures, 0);
+}
+
+#[test]
+fn a_partition_heals() {
+    let (below, from, until) = (15, 0.05, 3.0);
+    let scenario = Scenario {
+        faults: vec![Fault::Partition { below, from, until }],
+        ..small(40)
+    };
+    let outcome = survive(&scenario);
+    assert_eq!(outcome.left_over, 0, "no request is forgotten");
+}
