@@ -1,7 +1,8 @@
 //! Verified pieces on this node, in their stored form: bounded in bytes and in age.
 //!
 //! Rollouts come in bursts, so what was fetched is asked for by others soon or not at all. Pieces go to a folder, the
-//! latest ones are in memory too. Nothing is flushed and nothing outlives the process: what is lost is fetched again.
+//! latest ones are in memory too. Nothing is flushed, what a crash spoils or loses is fetched again; the rest outlives the
+//! process.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
