@@ -10,6 +10,7 @@ from .process import wait_until
 from .registry import Registry, free_port
 
 HOP = {"connection", "host", "transfer-encoding", "content-length"}
+PART = 1 << 16
 
 
 class Door:
@@ -60,11 +61,14 @@ class Door:
             request.end_headers()
             blob = "/blobs/" in request.path and request.command == "GET"
             sent = self.spoil(body) if blob and self.spoil else body
-            with self.lock:
-                self.blob_bytes += len(sent) if blob else 0
-            request.wfile.write(sent)
-            if len(sent) != len(body):
-                request.close_connection = True
+            request.close_connection = len(sent) != len(body)
+            for at in range(0, len(sent), PART):
+                request.wfile.write(sent[at:at + PART])
+                with self.lock:
+                    self.blob_bytes += len(sent[at:at + PART]) if blob else 0
+        except OSError:
+            # Whoever was asked for a second time is told that it is not needed any more.
+            request.close_connection = True
         finally:
             connection.close()
 
