@@ -21,7 +21,7 @@ from .netns import REGISTRY, Network, address
 from .nodes import Containerd, Daemon
 from .paths import SCRATCH
 from .oci import PLAIN, Layout
-from .process import Process, kill_using, succeeds, unmount_below, wait_until
+from .process import CommandFailed, Process, kill_using, succeeds, unmount_below, wait_until
 from .registry import Registry, fill
 from .scratch import Lab
 from .tool import convert
@@ -171,9 +171,20 @@ class Cluster:
             [sent[m.number] for m in living], [f"node {m.number}: {m.error}" for m in living if m.error],
             [m.daemon.status()["counters"] for m in living])
 
+    @staticmethod
+    def _pull(machine: Machine, image: str) -> None:
+        """As the kubelet, which tries again when containerd gives a busy registry up."""
+        for attempt in range(3):
+            try:
+                machine.containerd.pull(image, "lacewing")
+                return
+            except CommandFailed:
+                if attempt == 2:
+                    raise
+
     def _read(self, machine: Machine, image: str, digest: str, begun: float) -> None:
         try:
-            machine.containerd.pull(f"{REGISTRY}:5000/{image}", "lacewing")
+            self._pull(machine, f"{REGISTRY}:5000/{image}")
             layer = next((machine.daemon.root / "l").iterdir()) / "data"
             for number in range(0, FILES, FILES // STARTUP):
                 (layer / f"{number:04}").read_bytes()
