@@ -20,15 +20,14 @@ use tracing::{debug, warn};
 use vm_memory::ByteValued;
 
 use crate::buffer::AlignedBuffer;
+use crate::connection::{Connection, MAX_READ};
 use crate::error::{IoContext, ReadError, Result};
 use crate::fetch::{Answer, Fetcher, Origin};
 use crate::packfs::{self, Attributes, Packs, Refusal};
-use crate::session::Connection;
 use crate::store::pack::{Pack, PackNumber};
 use crate::tally::{Tally, add};
 use crate::trees::fuse::{Call, TreeServer};
 use crate::volumes::Volumes;
-use crate::windows::Windows;
 use crate::wire;
 
 /// Bytes of a thread's request buffer. The kernel wants 8 KiB and what the longest write takes;
@@ -41,9 +40,6 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// Seconds the kernel may keep names and attributes: packs never change, and their numbers are
 /// never used again.
 const KEEP: u64 = 86_400;
-
-/// Largest read that is answered: what INIT and the mount option allow.
-pub(crate) const MAX_READ: u32 = 1 << 20;
 
 impl Packs for Volumes {
     fn len_of(&self, pack: PackNumber) -> Option<u64> {
@@ -63,8 +59,6 @@ pub(crate) struct Server {
     pub(crate) volumes: Arc<Volumes>,
     /// Gets what is missing.
     pub(crate) fetcher: Arc<Fetcher>,
-    /// Read-ahead from the disk.
-    pub(crate) windows: Windows,
     /// Counters.
     pub(crate) tally: Arc<Tally>,
     /// What is shown in place of packs, on a connection for trees.
@@ -125,7 +119,6 @@ impl Server {
             fd: Arc::new(connection.fd),
             volumes,
             fetcher,
-            windows: Windows::default(),
             tally,
             trees: None,
             stop: eventfd(0, EventfdFlags::CLOEXEC).at("make", "an eventfd")?,
@@ -149,7 +142,6 @@ impl Server {
             server: self.clone(),
             request: vec![0; REQUEST],
             answer: Vec::new(),
-            data: Vec::new(),
             blocks: AlignedBuffer::default(),
         };
         let mut events = Vec::with_capacity(2);
@@ -182,9 +174,7 @@ struct Thread {
     server: Arc<Server>,
     request: Vec<u8>,
     answer: Vec<u8>,
-    /// Header and bytes of a READ. Only grows: clearing it would cost as much as filling it.
-    data: Vec<u8>,
-    /// The same for a READ of a pack.
+    /// Header and bytes of a READ.
     blocks: AlignedBuffer,
 }
 
@@ -225,7 +215,7 @@ impl Thread {
                 header,
                 body: &self.request[body.clone()],
                 answer: &mut self.answer,
-                data: &mut self.data,
+                blocks: &mut self.blocks,
             };
             if let Some(outcome) = trees.outcome(&mut call) {
                 return outcome;
@@ -385,7 +375,7 @@ impl Thread {
             }
         };
         let fd = &self.server.fd;
-        let windowed = self.server.windows.answer(pack, range, |bytes| {
+        let windowed = self.server.volumes.windows.answer(pack, range, |bytes| {
             settle(wire::answer(fd, header.unique, 0, bytes));
         })?;
         if windowed {

@@ -50,9 +50,11 @@
 //!
 //! Registries, peers, credentials, containerd.
 
+pub mod connection;
 pub mod engine;
 pub mod error;
-pub mod session;
+mod mounted;
+mod serving;
 pub mod source;
 
 mod aside;
@@ -88,12 +90,13 @@ mod windows;
 mod wire;
 
 pub use clock::Clock;
+pub use connection::{Connection, mount_data};
 pub use engine::Engine;
 pub use error::{Error, ReadError, Result};
 pub use options::{Feature, Features, Options, Way};
 pub use pace::{Pace, Window};
 pub use probe::in_user_namespace;
 pub use report::{Cleaned, Counters, LayerId, LayerStatus, Shown, StoreStatus};
-pub use session::{Connection, Serving, mount_data};
+pub use serving::Serving;
 pub use source::{BlobSource, Class, SourceError};
 pub use trees::fuse::{TreeKind, mount_trees, tree_dir};

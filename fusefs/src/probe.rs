@@ -25,12 +25,14 @@ use tokio::runtime::Handle;
 
 use crate::aside;
 use crate::clock::Clock;
+use crate::connection::mount_data;
 use crate::erofs;
 use crate::error::{Error, IoContext, Result};
 use crate::fetch::{Fetcher, FetcherOptions};
 use crate::fuse::Server;
+use crate::mounted::unmount_all;
 use crate::options::{Feature, Features};
-use crate::session::{Serving, mount_data, unmount_all};
+use crate::serving::Serving;
 use crate::source::{BlobSource, Class, SourceError};
 use crate::store::pack::{BootId, Identity, Pack, PackNumber};
 use crate::store::places::Places;

@@ -20,7 +20,6 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -32,16 +31,8 @@ use super::atomic::{replace_file, sync_parent};
 use super::bitmap::Bitmap;
 use super::claims::Claim;
 use super::pack::Pack;
-use super::pack_files::{BootId, HEADER, durable, load_durable};
+use super::pack_files::{HEADER, WHOLE, durable, load_durable};
 use crate::error::{IoContext, Result};
-
-/// The mark of a pack that was read as a plain file in this boot.
-const WHOLE: &str = "whole";
-
-/// Whether a pack is marked as read by others, in this boot. Mounts do not outlive it.
-pub(super) fn is_whole(path: &Path, boot: BootId) -> bool {
-    std::fs::read(path.with_extension(WHOLE)).is_ok_and(|found| found == boot.0)
-}
 
 impl Pack {
     /// Gives blocks up: they must be fetched again. Their space goes back to the disk. Blocks that

@@ -66,6 +66,14 @@ fn header(magic: &[u8; 8], pack: &Identity, boot: BootId) -> Vec<u8> {
     bytes
 }
 
+/// The mark of a pack that was read as a plain file in this boot.
+pub(super) const WHOLE: &str = "whole";
+
+/// Whether a pack is marked as read by others, in this boot. Mounts do not outlive it.
+pub(super) fn is_whole(path: &Path, boot: BootId) -> bool {
+    std::fs::read(path.with_extension(WHOLE)).is_ok_and(|found| found == boot.0)
+}
+
 /// Loads the bits of this boot; `false` if the file has none.
 pub(super) fn load_bits(path: &Path, pack: &Identity, boot: BootId, bits: &Bitmap) -> io::Result<bool> {
     let file = match File::open(path) {

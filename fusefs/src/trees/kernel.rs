@@ -6,7 +6,7 @@ use super::fuse::{TreeKind, tree_dir};
 use super::{TreeParts, Trees};
 use crate::erofs::mount;
 use crate::error::{IoContext, Result};
-use crate::session::place;
+use crate::mounted::place;
 
 /// Type number of EROFS in statfs(2) (uapi/linux/magic.h).
 const EROFS_MAGIC: u64 = 0xE0F5_E1E2;

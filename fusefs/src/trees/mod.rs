@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use lacewing_format::Index;
 
 use crate::error::{IoContext, Result};
-use crate::session::unmount_all;
+use crate::mounted::unmount_all;
 
 /// What a tree is made of: an index, and for each of its devices a file with the plain bytes. The
 /// files are packs of the FUSE mount, whose bytes come when they are read, or plain files.

@@ -1,11 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use lacewing_format::Digest;
 
 use super::*;
-use crate::store::pack::Identity;
+use crate::store::pack::{BootId, Identity};
 use crate::store::space::Space;
 
 const BOOT: BootId = BootId([1; 16]);

@@ -31,9 +31,10 @@ pub(crate) use self::forest::Forest;
 pub(crate) use self::requests::{Call, TreeServer};
 use super::{TreeParts, Trees};
 use crate::aside;
+use crate::connection::{Connection, Terms, mount};
 use crate::error::{Error, IoContext, Result};
+use crate::mounted::{place, unmount_all};
 use crate::options::Feature;
-use crate::session::{Connection, Terms, mount, place, unmount_all};
 
 /// FUSE_ALLOW_IDMAP (uapi/linux/fuse.h, Linux 6.12), which the message types' crate does not name: idmapped clones of
 /// the mount, for containers in user namespaces of their own.

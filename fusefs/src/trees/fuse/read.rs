@@ -9,9 +9,10 @@ use lacewing_format::{Extent, InodeView};
 use tracing::debug;
 
 use super::requests::Call;
+use crate::connection::MAX_READ;
 use crate::error::ReadError;
 use crate::fetch::{Answer, Origin};
-use crate::fuse::{LateAnswer, MAX_READ, Outcome, Server};
+use crate::fuse::{LateAnswer, Outcome, Server};
 use crate::layer::Layer;
 use crate::packfs::{Refusal, clamp};
 use crate::tally::add;
@@ -29,6 +30,7 @@ struct Piece {
 }
 
 /// The parts of a read, in order; neighbours in one device are one part.
+#[derive(Clone)]
 struct Pieces<'a> {
     inode: InodeView<'a>,
     /// What is left of the read.
@@ -116,20 +118,8 @@ pub(super) fn read(
     add(&tally.reads, 1);
     let range = clamp(inode.size(), wanted.offset, wanted.size.min(MAX_READ));
     let len = (range.end - range.start) as usize;
-    let message = wire::OUT_HEADER + len;
-    if call.data.len() < message {
-        call.data.resize(message, 0);
-    }
-    let message = &mut call.data[..message];
-    if fill(
-        layer,
-        Pieces::new(*inode, range.clone()),
-        &mut message[wire::OUT_HEADER..],
-    )? {
+    if hit(call, layer, Pieces::new(*inode, range.clone()), len)? {
         add(&tally.read_bytes, len as u64);
-        if let Err(error) = wire::answer_in_place(&call.server.fd, call.header.unique, message) {
-            debug!(%error, "an answer was not taken");
-        }
     } else {
         add(&tally.misses, 1);
         fetch(call, layer, Pieces::new(*inode, range.clone()), len)?;
@@ -138,6 +128,67 @@ pub(super) fn read(
         go_ahead(call.server, layer, piece?);
     }
     Ok(Outcome::Silent)
+}
+
+/// Answers a READ whose bytes are all here; `false` if some are not.
+fn hit(call: &mut Call<'_>, layer: &Layer, mut pieces: Pieces<'_>, len: usize) -> Result<bool, Refusal> {
+    let all = pieces.clone();
+    if let Some(piece) = pieces.next()
+        && let Piece {
+            len: whole,
+            place: Some((device, offset)),
+            ..
+        } = piece?
+        && whole == len
+        && offset.is_multiple_of(BLOCK as u64)
+    {
+        return hit_blocks(call, volume(layer, device)?, offset, len);
+    }
+    let message = call.blocks.message(len);
+    let here = fill(layer, all, &mut message[wire::OUT_HEADER..])?;
+    if here {
+        settle(wire::answer_in_place(
+            &call.server.fd,
+            call.header.unique,
+            message,
+        ));
+    }
+    Ok(here)
+}
+
+/// The same for one run of bytes that begins with a block. Its blocks are read whole, and past the page cache: the
+/// reader has a copy.
+fn hit_blocks(call: &mut Call<'_>, volume: &Volume, offset: u64, len: usize) -> Result<bool, Refusal> {
+    let (fd, unique, pack) = (&call.server.fd, call.header.unique, &volume.pack);
+    let blocks = offset
+        ..offset
+            .saturating_add(len.next_multiple_of(BLOCK) as u64)
+            .min(pack.len());
+    if blocks.end < offset.saturating_add(len as u64) {
+        return Err(Refusal::Damaged);
+    }
+    let windowed = call.server.volumes.windows.answer(pack, &blocks, |bytes| {
+        settle(wire::answer(fd, unique, 0, bytes.get(..len).unwrap_or_default()));
+    });
+    if !windowed.map_err(|_| Refusal::Damaged)? {
+        let message = call.blocks.message((blocks.end - blocks.start) as usize);
+        let here = pack.read(offset, &mut message[wire::OUT_HEADER..]);
+        if !here.map_err(|_| Refusal::Damaged)? {
+            return Ok(false);
+        }
+        let message = message
+            .get_mut(..wire::OUT_HEADER + len)
+            .ok_or(Refusal::Damaged)?;
+        settle(wire::answer_in_place(fd, unique, message));
+    }
+    pack.note_served(offset, len);
+    Ok(true)
+}
+
+fn settle(sent: std::io::Result<()>) {
+    if let Err(error) = sent {
+        debug!(%error, "an answer was not taken");
+    }
 }
 
 fn volume(layer: &Layer, device: usize) -> Result<&Arc<Volume>, Refusal> {

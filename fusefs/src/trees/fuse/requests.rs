@@ -12,7 +12,9 @@ use lacewing_format::{FileType, InodeView};
 use super::forest::{self, Forest, Tree};
 use super::xattrs::{self, Marks};
 use super::{TreeKind, read};
-use crate::fuse::{MAX_READ, Outcome, Server, errno};
+use crate::buffer::AlignedBuffer;
+use crate::connection::MAX_READ;
+use crate::fuse::{Outcome, Server, errno};
 use crate::packfs::Refusal;
 use crate::wire;
 
@@ -34,8 +36,8 @@ pub(crate) struct Call<'a> {
     pub(crate) body: &'a [u8],
     /// The answer's body, empty at first.
     pub(crate) answer: &'a mut Vec<u8>,
-    /// Room for header and bytes of a READ; only grows.
-    pub(crate) data: &'a mut Vec<u8>,
+    /// Room for header and bytes of a READ.
+    pub(crate) blocks: &'a mut AlignedBuffer,
 }
 
 impl TreeServer {

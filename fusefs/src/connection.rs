@@ -1,4 +1,4 @@
-//! The life of the FUSE connection: mount, INIT, hand-over, service.
+//! The life of the FUSE connection: mount, INIT, hand-over.
 //!
 //! The connection outlives the process that serves it: whoever holds a copy of the descriptor keeps
 //! the mount alive, and requests wait in the kernel until somebody serves again. Therefore INIT is
@@ -7,18 +7,17 @@
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 
 use fuse_backend_rs::abi::fuse_abi::{FsOptions, InHeader, InitIn, InitIn2, InitOut, Opcode};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
-use rustix::mount::{MountFlags, UnmountFlags};
-use tracing::warn;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountFlags;
 
 use crate::error::{Error, IoContext, Result};
-use crate::fuse::{MAX_READ, Server};
+use crate::mounted::unmount_all;
 use crate::wire;
+
+/// Largest read that is answered: what INIT and the mount option allow.
+pub(crate) const MAX_READ: u32 = 1 << 20;
 
 /// Most pages of one request: [`MAX_READ`].
 const MAX_PAGES: u16 = (MAX_READ / 4096) as u16;
@@ -33,9 +32,6 @@ const MAX_BACKGROUND: u16 = 256;
 
 /// Minor version of the protocol that is spoken at most; the kernel's if that is lower.
 const MINOR: u32 = 40;
-
-/// How often mounts that lie on top of each other are taken away before giving up.
-const MOST_STACKED: usize = 16;
 
 /// An initialised FUSE connection. Whoever holds its descriptor keeps the mount alive.
 #[derive(Debug)]
@@ -59,47 +55,6 @@ impl Connection {
             offered: self.offered,
         })
     }
-}
-
-/// What is known of a path without asking a file system's server, which may be dead.
-pub(crate) struct Place {
-    /// Whether a mount stands there.
-    pub(crate) mounted: bool,
-    /// Number of the file system's device.
-    pub(crate) device: u64,
-}
-
-/// Looks at a path; nothing if there is no such path.
-pub(crate) fn place(path: &Path) -> Option<Place> {
-    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
-    match rustix::fs::statx(CWD, path, flags, StatxFlags::empty()) {
-        Ok(found) => Some(Place {
-            mounted: found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
-            device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
-        }),
-        Err(rustix::io::Errno::NOENT) => None,
-        // A dead FUSE mount answers ENOTCONN to everything.
-        Err(_) => Some(Place {
-            mounted: true,
-            device: 0,
-        }),
-    }
-}
-
-/// Takes away every mount on a path.
-pub(crate) fn unmount_all(path: &Path) -> Result<()> {
-    for _ in 0..MOST_STACKED {
-        match place(path) {
-            Some(Place { mounted: true, .. }) => {}
-            _ => return Ok(()),
-        }
-        match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::INVAL) => return Ok(()),
-            Err(error) => return Err(error).at("unmount", path),
-        }
-    }
-    Ok(())
 }
 
 /// What distinguishes the connections of a node from each other.
@@ -192,71 +147,5 @@ fn init_out(init: &InitIn, offered: u64, wanted: u64) -> InitOut {
         max_pages: MAX_PAGES,
         flags2: (flags >> 32) as u32,
         ..Default::default()
-    }
-}
-
-/// A connection in service.
-pub struct Serving {
-    server: Arc<Server>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Serving {
-    /// Starts the threads.
-    pub(crate) fn start(server: Arc<Server>, threads: usize) -> Result<Serving> {
-        rustix::io::ioctl_fionbio(&*server.fd, true).at("set non-blocking", "/dev/fuse")?;
-        let mut serving = Serving {
-            server,
-            threads: Vec::new(),
-        };
-        for number in 0..threads.max(1) {
-            let server = serving.server.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("fuse-{number}"))
-                .stack_size(256 << 10)
-                .spawn(move || {
-                    if let Err(error) = server.run() {
-                        warn!(%error, "a thread that answers the kernel ended");
-                    }
-                })
-                .at("start", "a thread that answers the kernel")?;
-            serving.threads.push(thread);
-        }
-        Ok(serving)
-    }
-
-    /// Stops answering and waits for the threads; the connection stays alive as long as somebody
-    /// holds its descriptor. Requests that wait for bytes may stay unanswered: the next process
-    /// gets them again.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    /// Waits until the connection ends (unmounted or aborted).
-    pub fn wait(mut self) {
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-
-    /// Whether the connection has ended.
-    pub fn ended(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
-    }
-
-    fn end(&mut self) {
-        self.server.stopped.store(true, Ordering::Release);
-        let _ = rustix::io::write(&self.server.stop, &1_u64.to_ne_bytes());
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.end();
-        }
     }
 }
