@@ -6,17 +6,22 @@
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import random
 import statistics
+import sys
 import threading
 import time
+import urllib.request
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from .mirror import Mirrors
 from .paths import lacewing
-from .process import run
+from .process import Process, run, wait_until
+from .registry import free_port
 from .scratch import Lab
 
 
@@ -73,20 +78,57 @@ def get(daemon, url: str, target: Path, *more) -> dict:
     return json.loads(run(*words, timeout=3600))
 
 
+def bucket(lab, data: bytes):
+    """Starts an S3-compatible server with the file in it; returns what signs its address."""
+    import boto3
+
+    port, folder = free_port(), lab.directory("s3")
+    server = Process("s3", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], folder / "log")
+    lab.parts.append(Server(server))
+    server.start()
+    endpoint = f"http://127.0.0.1:{port}"
+    wait_until(lambda: answers(f"{endpoint}/moto-api/"), "the S3 server", 60)
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1",
+                          aws_access_key_id="lab", aws_secret_access_key="lab-secret")
+    client.create_bucket(Bucket="models")
+    client.put_object(Bucket="models", Key="llm/model.bin", Body=data)
+    signatures = itertools.count(600)
+    return lambda: client.generate_presigned_url(
+        "get_object", Params={"Bucket": "models", "Key": "llm/model.bin"}, ExpiresIn=next(signatures))
+
+
+@dataclass(frozen=True)
+class Server:
+    """A part of a lab."""
+
+    process: Process
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m lab.files", description=__doc__.splitlines()[0])
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--s3", action="store_true", help="from an S3-compatible server (moto), signed for each node anew")
     args = parser.parse_args()
-    data = random.Random(3).randbytes(args.mib << 20)
+    chance = random.Random(3)
+    data = b"".join(chance.randbytes(1 << 20) for _ in range(args.mib))
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     with Lab("files") as lab, contextlib.closing(Files(data)) as files:
-        mirrors = Mirrors(lab, files.address, args.nodes)
+        sign = bucket(lab, data) if args.s3 else lambda: files.url
+        mirrors = Mirrors(lab, sign().split("/")[2], args.nodes)
         begun, took, errors = time.monotonic(), [], []
 
         def one(daemon) -> None:
             try:
-                get(daemon, files.url, daemon.config.parent / "got", "--digest", digest)
+                get(daemon, sign(), daemon.config.parent / "got", "--digest", digest)
                 took.append(time.monotonic() - begun)
             except Exception as error:  # noqa: BLE001 - told below
                 errors.append(str(error)[-300:])
@@ -96,9 +138,11 @@ def main() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        uploads = [int(daemon.status()["counters"]["p2p_bytes_to_peers"]) for daemon in mirrors.daemons]
+        counters = [daemon.status()["counters"] for daemon in mirrors.daemons]
+        uploads = [int(found["p2p_bytes_to_peers"]) for found in counters]
+        sent = sum(int(found["p2p_bytes_from_registry"]) for found in counters) if args.s3 else files.sent
         mirrors.stop()
-        print(f"{args.mib} MiB to {args.nodes} nodes: the server sent {files.sent / len(data):.4f} copies; "
+        print(f"{args.mib} MiB to {args.nodes} nodes: the server sent {sent / len(data):.4f} copies; "
               f"median {statistics.median(took or [0]):.1f} s, last {max(took or [0]):.1f} s; "
               f"upload max/mean {max(uploads) / max(statistics.mean(uploads), 1):.2f}; failed: {errors or 'none'}", flush=True)
 
