@@ -20,6 +20,7 @@ use crate::indexes::MappedIndex;
 use crate::readahead::Streams;
 use crate::report::LayerId;
 use crate::store::pack::{Pack, PackNumber};
+use crate::windows::Windows;
 
 /// An index's view of one pack.
 pub(crate) struct Description {
@@ -212,6 +213,8 @@ fn same_frame(a: &Index<'_>, frame_a: usize, b: &Index<'_>, frame_b: usize) -> b
 #[derive(Default)]
 pub(crate) struct Volumes {
     map: RwLock<HashMap<PackNumber, Arc<Volume>>>,
+    /// Read-ahead from the disk, for all connections.
+    pub(crate) windows: Windows,
 }
 
 impl Volumes {
