@@ -1,7 +1,9 @@
 """A registry at a distance: docker-registry behind a relay that holds bytes back in both directions, since not every kernel
 has netem. Both contenders read through it."""
 
+import http.client
 import os
+import random
 import shutil
 import socket
 import time
@@ -21,6 +23,9 @@ READER = Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")) / "release
 DELAY_US = 100
 
 REPOSITORY = "bench/large"
+
+# About what one random read fetches.
+RANGE = 64 << 10
 
 
 class Far:
@@ -56,6 +61,24 @@ class Far:
         if name == "lacewing":
             return Lacewing(name, at, f"{self.address}/{REPOSITORY}:v1")
         return Nydus(at, self.subject.binaries, self.subject.large.nydus, f"{self.address}/{REPOSITORY}")
+
+    def range_ms(self) -> float:
+        """What the registry takes, through the relay, for RANGE bytes at a random place of a large blob, on a connection that
+        stays open: median of 100. No reader that keeps nothing beforehand can be faster."""
+        layers = self.registry.image_manifest(REPOSITORY, "v1")["layers"]
+        blob = max(layers, key=lambda layer: layer["size"])
+        connection = http.client.HTTPConnection(self.address)
+        taken = []
+        for _ in range(100):
+            start = random.randrange(blob["size"] - RANGE)
+            begin = time.monotonic()
+            connection.request("GET", f"/v2/{REPOSITORY}/blobs/{blob['digest']}",
+                               headers={"Range": f"bytes={start}-{start + RANGE - 1}"})
+            answer = connection.getresponse()
+            assert answer.status == 206 and len(answer.read()) == RANGE
+            taken.append((time.monotonic() - begin) * 1e3)
+        connection.close()
+        return median(taken)
 
     def round_trip_ms(self) -> float:
         """What the relay makes of one byte there and back, with a server that does nothing: median of 100."""

@@ -341,7 +341,7 @@ def read_all(subject: Subject, rounds: int) -> Result:
 def random_reads(subject: Subject, rounds: int) -> Result:
     mean: dict[str, list[float]] = {name: [] for name in contenders(subject)}
     decoded: dict[str, list[float]] = {name: [] for name in contenders(subject)}
-    trips = []
+    trips, ranges = [], []
     with Far(subject) as far:
         for number in range(rounds):
             for name in contenders(subject):
@@ -353,11 +353,13 @@ def random_reads(subject: Subject, rounds: int) -> Result:
                 root.close()
                 shutil.rmtree(root.folder, ignore_errors=True)
             trips.append(far.round_trip_ms())
+            ranges.append(far.range_ms())
     size = (subject.large.tree / DATABASE).stat().st_size >> 20
     return Result(f"{median(decoded['lacewing']):.0f} MB; {median(mean['lacewing']):.2f} ms",
                   "plain MB on disk afterwards: " + show({n: median(v) for n, v in decoded.items()}, "MB", 0)
                   + "; mean " + show({n: median(v) for n, v in mean.items()}, "ms")
-                  + f" ({size} MiB file; docker-registry behind a relay, one byte and back {median(trips):.2f} ms)")
+                  + f" ({size} MiB file; docker-registry behind a relay, one byte and back {median(trips):.2f} ms, "
+                  + f"a range of 64 KiB by a plain client {median(ranges):.2f} ms)")
 
 
 ROWS = [
