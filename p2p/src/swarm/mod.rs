@@ -4,6 +4,8 @@
 //! what is in flight and in its queues, never the pieces: the driver's store knows those.
 
 mod action;
+mod answer;
+mod ask;
 mod breaker;
 mod config;
 mod demand;
@@ -13,6 +15,7 @@ mod explain;
 mod fetch;
 mod flight;
 mod origin;
+mod patience;
 mod peers;
 mod rng;
 mod serve;
@@ -137,7 +140,7 @@ impl Swarm {
             arrival: [Estimate::default(); 3],
             acceptance: Estimate::default(),
             rate: Rate::default(),
-            hedges_left: fetch::MOST_HEDGES,
+            hedges_left: patience::MOST_HEDGES,
             median: None,
             leaf: Leaf::default(),
             counts: Status::default(),
@@ -159,7 +162,7 @@ impl Swarm {
             Event::Unwanted { piece } => self.unwanted(&piece, actions),
             Event::PieceArrived { piece } => {
                 if let Some(at) = self.by_piece.get(&piece).copied() {
-                    self.complete(at, None, actions);
+                    self.complete(at, actions);
                 }
             }
             Event::PeerLost { peer } => {

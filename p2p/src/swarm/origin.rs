@@ -119,7 +119,7 @@ impl Swarm {
         if let Some(origin) = self.flights[at].as_ref().and_then(|flight| flight.origin) {
             self.breakers.succeeded(origin);
         }
-        self.complete(at, None, actions);
+        self.complete(at, actions);
         self.leave_origin(actions);
     }
 

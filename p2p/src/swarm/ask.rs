@@ -1,0 +1,158 @@
+//! Whom a piece is asked of next.
+
+use std::time::Duration;
+
+use super::demand;
+use super::explain::Standing;
+use super::flight::{Ask, AtOrigin, NEVER};
+use super::patience::MOST_HEDGES;
+use super::{Action, Hint, PeerId, RequestId, Swarm, TreeId};
+use crate::piece::PieceId;
+
+/// Requests to peers under way for one piece.
+const MOST_ASKS: usize = 2;
+/// Pause before all are asked again.
+const ROUND_PAUSE: Duration = Duration::from_millis(250);
+/// Earliest members that stand in when all ancestors fail, and later ones asked whether they hold a piece.
+const STAND_INS: usize = 16;
+/// The lower bits of a request's name tell the flight.
+pub(super) const FLIGHT_BITS: u32 = 24;
+
+impl Swarm {
+    /// Asks the next source there is. If there is none, and nothing is under way, looks again later.
+    pub(super) fn advance(&mut self, at: usize, actions: &mut Vec<Action>) {
+        if let Some(peer) = self.next_peer(at) {
+            self.ask(at, peer, false, actions);
+            return;
+        }
+        let Some(flight) = self.flights[at].as_ref() else {
+            return;
+        };
+        let pausing = flight.origin_failed && flight.retry_at != NEVER && flight.retry_at > self.now;
+        if flight.at_origin == AtOrigin::No && (pausing || !self.try_origin(at, actions)) {
+            self.ask_holders(at, actions);
+            let pause = self.jittered(ROUND_PAUSE);
+            if let Some(flight) = self.flights[at].as_mut().filter(|flight| flight.idle()) {
+                let patient = Some(flight.patient_until).filter(|until| *until > self.now);
+                let again = self.now.after(pause).min(patient.unwrap_or(NEVER));
+                flight.retry_at = flight.retry_at.min(again);
+            }
+        }
+        self.schedule(at);
+    }
+
+    /// Who is asked next: the nearest ancestor that was not asked yet, then the earliest members.
+    pub(super) fn next_peer(&mut self, at: usize) -> Option<PeerId> {
+        let flight = self.flights[at].as_ref()?;
+        if !self.view.knows(flight.tree) {
+            return None;
+        }
+        let (tree, blob) = (flight.tree, flight.piece.blob);
+        let wanted = self.demand_of(&blob, tree, false);
+        let limit = demand::asked(wanted, self.view.members().len(), self.config.relay_ratio);
+        let mut ancestors = std::mem::take(&mut self.scratch);
+        ancestors.clear();
+        self.view.ancestors(self.me, tree, limit, &mut ancestors);
+        let usable = |peer: &PeerId| !flight.tried.contains(peer) && self.standing(*peer) == Standing::Good;
+        let mut found = ancestors.iter().copied().find(usable);
+        if found.is_none() && (flight.idle() || flight.asks.len() >= MOST_ASKS) {
+            let order = self.view.order(self.me, tree);
+            let rank = order.map_or(0, |order| order.rank(tree.distance(self.me)));
+            let earliest = (0..rank.min(STAND_INS)).filter_map(|rank| order?.at(rank));
+            found = earliest.into_iter().find(usable);
+        }
+        self.scratch = ancestors;
+        found
+    }
+
+    /// Asks a later member whether it holds the piece, when the origin does not deliver. It answers from its store or not
+    /// at all, so that nobody waits for anybody later.
+    pub(super) fn ask_holders(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let Some(flight) = self.flights[at].as_ref() else {
+            return;
+        };
+        if !flight.origin_failed || !flight.asks.is_empty() {
+            return;
+        }
+        let tree = flight.tree;
+        let found = self.view.order(self.me, tree).and_then(|order| {
+            let rank = order.rank(tree.distance(self.me));
+            let later = (rank..order.len().min(rank + STAND_INS)).filter_map(|rank| order.at(rank));
+            let usable = |peer: &PeerId| {
+                *peer != self.me && !flight.tried.contains(peer) && self.standing(*peer) == Standing::Good
+            };
+            later.into_iter().find(usable)
+        });
+        if let Some(peer) = found {
+            self.ask(at, peer, true, actions);
+        }
+    }
+
+    pub(super) fn ask(&mut self, at: usize, peer: PeerId, held_only: bool, actions: &mut Vec<Action>) {
+        let Some((tree, piece, class)) = self.flights[at].as_ref().map(|f| (f.tree, f.piece, f.class)) else {
+            return;
+        };
+        assert!(
+            held_only || tree.distance(peer) < tree.distance(self.me),
+            "only earlier nodes are asked to fetch"
+        );
+        self.last_request += 1;
+        let request = RequestId(self.last_request << FLIGHT_BITS | at as u64);
+        let hint = self.hint(&piece, tree);
+        let (patience, ack_timeout) = (self.patience(at), self.ack_timeout());
+        let Some(flight) = self.flights[at].as_mut() else {
+            return;
+        };
+        if flight.asks.len() >= MOST_ASKS {
+            let silent = flight.asks.iter().position(|ask| ask.silent);
+            let dropped = flight.asks.remove(silent.unwrap_or(0));
+            let (peer, request) = (dropped.peer, dropped.request);
+            actions.push(Action::Cancel { peer, request });
+        }
+        flight.tried.push(peer);
+        flight.asks.push(Ask {
+            request,
+            peer,
+            sent: self.now,
+            answer_by: self.now.after(ack_timeout),
+            accepted: false,
+            silent: false,
+        });
+        flight.hedge_at = self.now.after(patience);
+        flight.retry_at = if flight.origin_failed {
+            flight.retry_at
+        } else {
+            NEVER
+        };
+        self.counts.asked += 1;
+        self.hedges_left = (self.hedges_left + self.config.hedge_budget).min(MOST_HEDGES);
+        actions.push(Action::Ask {
+            peer,
+            request,
+            piece,
+            class,
+            tree,
+            redirects: flight.redirects,
+            held_only,
+            origin: flight.origin,
+            hint,
+        });
+        self.schedule(at);
+    }
+
+    /// What this node tells along with a request or an answer.
+    pub(super) fn hint(&self, piece: &PieceId, tree: TreeId) -> Hint {
+        let memory = self.config.demand_memory;
+        let order = self
+            .view
+            .knows(tree)
+            .then(|| self.view.order(self.me, tree))
+            .flatten();
+        let first = order.is_none_or(|order| order.at(0).is_none_or(|first| first == self.me));
+        Hint {
+            demand: self.demand_of(&piece.blob, tree, first),
+            wants: self.demand.through(&piece.blob, tree, self.now, memory),
+            rate: self.rate.kib_per_second(),
+        }
+    }
+}

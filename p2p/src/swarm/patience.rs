@@ -1,0 +1,147 @@
+//! How long a piece may take, and what is done when it takes longer.
+
+use std::time::Duration;
+
+use super::flight::{AtOrigin, Flight, Manner, NEVER};
+use super::{Action, Swarm};
+use crate::piece::Class;
+
+/// Hedges that may be saved up; a burst of stragglers needs them at once.
+pub(super) const MOST_HEDGES: f64 = 16.0;
+/// Of those, what is kept for blocked readers. A first window of prefetched pieces would spend all there is at once where
+/// links are slow, when nobody can know yet how long a piece takes.
+const FOR_READERS: f64 = 14.0;
+/// A peer that takes so many times as long as it may is taken for dead, and another one asked whatever the budget. It has
+/// taken the request, so that its silence shows nowhere else, and at the end of a blob no requests earn hedges any more.
+const LOST: u32 = 4;
+/// Before anything has arrived nobody knows how long it takes.
+const FIRST_PATIENCE: Duration = Duration::from_millis(200);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time a peer has to take a request, however slow they all were.
+const LONGEST_ACK: Duration = Duration::from_secs(1);
+
+impl Swarm {
+    /// How long a piece may take before another source is asked, too.
+    pub(super) fn patience(&mut self, at: usize) -> Duration {
+        let Some((piece, manner)) = self.flights[at].as_ref().map(|f| (f.piece, f.manner)) else {
+            return LONGEST_PATIENCE;
+        };
+        let least = match manner {
+            Manner::Blocking | Manner::Promoted => self.config.hedge_blocking,
+            Manner::Prefetch => self.config.hedge_prefetch.max(self.two_windows(&piece)),
+        };
+        // Before the first of a kind has arrived, others tell more than nothing does.
+        let kinds = [manner, Manner::Blocking, Manner::Prefetch];
+        let known = kinds
+            .into_iter()
+            .find_map(|kind| self.arrival[kind as usize].patience());
+        // Of pieces of a mebibyte; longer ones take longer.
+        let first = FIRST_PATIENCE.saturating_mul((piece.len >> 20).max(1));
+        known.unwrap_or(first).min(LONGEST_PATIENCE).max(least)
+    }
+
+    /// How long a peer has to take a request.
+    pub(super) fn ack_timeout(&self) -> Duration {
+        let usual = self.acceptance.patience().unwrap_or_default();
+        usual.min(LONGEST_ACK).max(self.config.ack_timeout)
+    }
+
+    pub(super) fn promote(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let Some(flight) = self.flights[at].as_mut() else {
+            return;
+        };
+        flight.class = Class::Blocking;
+        flight.manner = Manner::Promoted;
+        flight.started = self.now;
+        let patience = self.patience(at);
+        let hedge_at = self.now.after(patience);
+        let Some(flight) = self.flights[at].as_mut() else {
+            return;
+        };
+        flight.hedge_at = flight.hedge_at.min(hedge_at);
+        for ask in &flight.asks {
+            let (peer, request) = (ask.peer, ask.request);
+            actions.push(Action::Promote { peer, request });
+        }
+        if flight.at_origin == AtOrigin::Asked {
+            let piece = flight.piece;
+            actions.push(Action::PromoteOrigin { piece });
+        }
+        self.schedule(at);
+    }
+
+    /// The timer came to this flight: passes over who did not answer, hedges, tries again, gives up.
+    pub(super) fn look_at(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let (now, ack_timeout) = (self.now, self.ack_timeout());
+        let Some(flight) = self.flights[at].as_mut() else {
+            return;
+        };
+        if now >= flight.deadline {
+            let error = flight.last_error;
+            self.fail(at, error, actions);
+            return;
+        }
+        let mut silent = Vec::new();
+        for ask in &mut flight.asks {
+            if ask.accepted || ask.silent || now < ask.answer_by {
+                continue;
+            }
+            // Whoever gives other things meanwhile is only busy; whether it is too slow is the hedge's matter.
+            let heard = self.peers.heard(ask.peer).max(ask.sent);
+            ask.answer_by = heard.after(ack_timeout);
+            if ask.answer_by <= now {
+                ask.silent = true;
+                silent.push(ask.peer);
+            }
+        }
+        let (hedge, retry) = (now >= flight.hedge_at, now >= flight.retry_at);
+        for peer in silent {
+            self.pass_over(peer, actions);
+        }
+        if retry && let Some(flight) = self.flights[at].as_mut() {
+            flight.retry_at = NEVER;
+            flight.tried.clear();
+        }
+        if self.flights[at].as_ref().is_some_and(Flight::idle) {
+            let patience = self.patience(at);
+            if hedge && let Some(flight) = self.flights[at].as_mut() {
+                flight.hedge_at = now.after(patience); // somebody else is asked now, or nobody can be
+            }
+            self.advance(at, actions);
+        } else if hedge {
+            self.hedge(at, actions);
+        }
+    }
+
+    /// Asks a second source because the first is slow, if the budget allows.
+    pub(super) fn hedge(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let patience = self.patience(at);
+        let Some(flight) = self.flights[at].as_mut() else {
+            return;
+        };
+        // More is known by now of how long it takes than when it was asked for.
+        let enough = flight.waits_since().after(patience);
+        let soon = self.now < enough;
+        flight.hedge_at = if soon { enough } else { self.now.after(patience) };
+        let lost = flight.waits_since().after(patience.saturating_mul(LOST)) <= self.now;
+        let kept = if flight.class == Class::Prefetch {
+            FOR_READERS
+        } else {
+            0.0
+        };
+        if soon || !lost && self.hedges_left - kept < 1.0 {
+            return;
+        }
+        let before = (self.counts.asked, self.counts.asked_origin);
+        self.advance(at, actions);
+        if before != (self.counts.asked, self.counts.asked_origin) {
+            self.hedges_left = (self.hedges_left - 1.0).max(0.0);
+            self.counts.hedged += 1;
+            self.counts.hedged_origin += u64::from(before.1 != self.counts.asked_origin);
+        } else if let Some(flight) = self.flights[at].as_mut() {
+            // all were asked: those that are not being asked now may be asked again
+            let asks = &flight.asks;
+            (flight.tried).retain(|peer| asks.iter().any(|ask| ask.peer == *peer));
+        }
+    }
+}
