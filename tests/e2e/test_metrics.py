@@ -19,6 +19,7 @@ from lab.paths import PROJECT, lacewing
 from lab.process import run, wait_until
 from lab.registry import Registry, free_port
 from test_faults import drop_caches
+from world import Node
 
 SECRET = "planted-3f9c1e"
 
@@ -176,7 +177,7 @@ def listen_at(daemon: Daemon, address: str) -> None:
     """Starts a daemon anew with another place for HTTP."""
     daemon.stop()
     text = daemon.config.read_text()
-    daemon.config.write_text(re.sub(r"(?m)^listen = .*$", f'listen = "{address}"', text))
+    daemon.config.write_text(re.sub(r"(\[http\]\nlisten = ).*", rf'\1"{address}"', text))
     daemon.start()
 
 
@@ -208,22 +209,75 @@ class Secrets(Case):
 class Page(Case):
     """The status page as a browser shows it. Needs Debian's chromium, which the other tests do not."""
 
-    def shown(self, daemon: Daemon, port: int) -> str:
-        """The page's text once its script has run."""
-        command = [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=4000",
-            f"--user-data-dir={self.world.lab.directory('chromium')}", "--dump-dom", f"http://127.0.0.1:{port}/",
-        ]
-        return subprocess.run(command, capture_output=True, timeout=120).stdout.decode()
-
-    def test_layers_and_reasons(self):
+    def setUp(self) -> None:
         if not shutil.which("chromium"):
             self.skipTest("no chromium")
-        node, port = self.world.new_node(2), free_port()
-        listen_at(node.daemon, f"127.0.0.1:{port}")
+        self.folder = self.world.lab.directory("page")
+
+    def shown(self, origin: str) -> tuple[str, set[str]]:
+        """The page's text once its script has run, and all that the page asked for, by the browser's own log."""
+        log = self.folder / "netlog.json"
+        command = [
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=4000",
+            # What the browser asks for by itself has no initiator, and does not get out either.
+            "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            f"--log-net-log={log}", f"--user-data-dir={self.folder}/profile", "--dump-dom", f"{origin}/",
+        ]
+        text = subprocess.run(command, capture_output=True, timeout=120).stdout.decode()
+        asked = {event["params"]["url"] for event in json.loads(log.read_text())["events"]
+                 if "url" in event.get("params", {}) and event["params"].get("initiator", "").startswith(origin)}
+        return text, asked
+
+    def peer(self, number: int, port: int, extra: str = "") -> Node:
+        secret = self.folder / "secret"
+        secret.write_text("a secret for tests, which is long enough\n")
+        return self.world.new_node(2, extra=f'[p2p]\nseeds = ["127.0.9.1:{port}"]\nlisten = "127.0.9.{number}:{port}"\n'
+                                            f'secret_file = "{secret}"\n{extra}')
+
+    def silent_host(self) -> tuple[str, socket.socket]:
+        """A name of the registry under which the daemon, and it alone, gets no answer; and what keeps silent there."""
+        silent = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(silent.close)
+        host = f"localhost:{self.world.registry.address.rsplit(':')[-1]}"
+        hosts = self.folder / "hosts" / host
+        hosts.mkdir(parents=True)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (hosts / "hosts.toml").write_text(f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n')
+        return host, silent
+
+    def test_pull_reason_and_peer(self):
+        """A pull under way, a layer that is not lazy and why, a peer that went away."""
+        host, silent = self.silent_host()
+        swarm, port = free_port(), free_port()
+        node = self.peer(1, swarm, f'[registry]\nhosts_dir = "{self.folder}/hosts"\n')
+        daemon = node.daemon
+        daemon.config.write_text(daemon.config.read_text().replace("[lazy]\n", "[lazy]\noffer_timeout_s = 200\n"))
+        listen_at(daemon, f"127.0.0.1:{port}")
+        origin = f"http://127.0.0.1:{port}"
+        peers = lambda: json.loads(run("curl", "-sf", f"{origin}/peers.json"))
+        other = self.peer(2, swarm)
+        wait_until(lambda: len(peers()) == 1, "the peer", 60)
+        other.daemon.kill_all()
         node.containerd.pull(self.world.lazy("redis"), "lacewing")
         node.containerd.pull(self.world.plain("busybox"), "lacewing")
-        text = self.shown(node.daemon, port)
+        self.world.lazy("edge")
+        words = ["image", "pull", "--plain-http", "--snapshotter", "lacewing", f"{host}/lazy/edge:1"]
+        pull = subprocess.Popen([node.containerd.ctr_program, "-a", node.containerd.socket, *words], stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: daemon.status()["pulls"], "the pull that waits", 60)
+            wait_until(lambda: [peer["state"] for peer in peers()] == ["gone"], "the end of the peer", 120)
+            text, asked = self.shown(origin)
+        finally:
+            pull.kill()
+            pull.wait()
+            silent.close()
         self.assertIn('data-state="shown"', text)
         self.assertIn(self.world.lazy("redis"), text)
         self.assertIn("the image is not converted", text)
+        under_way = text[text.index('id="pulls"'):text.index('id="layers"')]
+        self.assertIn(f"{host}/lazy/edge:1", under_way)
+        away = text[text.index('id="peers"'):text.index('id="slowest"')]
+        self.assertIn(f"127.0.9.2:{swarm}", away)
+        self.assertIn("went away", away)
+        self.assertEqual(asked, {f"{origin}/status.json", f"{origin}/peers.json"})

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lacewing_format::annotation;
 use lacewing_fusefs::{Counters, Engine, Features, LayerId, LayerStatus, Way};
+use lacewing_p2p::driver::PeerStatus;
 use lacewing_rpc::control::control_server::{Control as ControlService, ControlServer};
 use lacewing_rpc::control::{
     Broken, CollectRequest, CollectResponse, CompleteRequest, CompleteResponse, ExplainRequest,
@@ -76,6 +77,11 @@ impl Control {
         self.layers
             .peers()
             .ok_or_else(|| Status::failed_precondition(none))
+    }
+
+    /// The other members of the piece layer; None where there is none.
+    pub(crate) async fn members(&self) -> Option<Vec<PeerStatus>> {
+        Some(self.layers.peers()?.node.status().await.peers)
     }
 
     /// The gRPC service.

@@ -6,6 +6,7 @@
 
 mod dump;
 mod listener;
+mod peers;
 mod routes;
 
 pub(crate) use routes::{Site, is_local_name};
@@ -37,9 +38,19 @@ pub(crate) async fn serve(site: Site) {
     match Listener::bind(&listen).await {
         Ok(listener) => {
             info!("metrics and status at {listener}");
-            tokio::spawn(accept(listener, Arc::new(site)));
+            let site = Arc::new(site);
+            tokio::spawn(follow_peers(Arc::clone(&site)));
+            tokio::spawn(accept(listener, site));
         }
         Err(error) => warn!("no metrics and no status page: {listen:?}: {error}"),
+    }
+}
+
+/// Sees peers come and go, whether or not somebody looks at the page. Ends where there are none.
+async fn follow_peers(site: Arc<Site>) {
+    let mut every = tokio::time::interval(peers::EVERY);
+    while site.look_at_peers().await {
+        every.tick().await;
     }
 }
 

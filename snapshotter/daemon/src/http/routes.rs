@@ -1,6 +1,7 @@
 //! What is answered to which path.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -10,6 +11,7 @@ use lacewing_rpc::control::StatusResponse;
 use nix::sys::statvfs::statvfs;
 
 use super::dump;
+use super::peers::Roll;
 use crate::config::{Config, Listen};
 use crate::control::Control;
 use crate::meters::Meters;
@@ -32,6 +34,7 @@ pub(crate) struct Site {
     config: Config,
     control: Control,
     meters: Arc<Meters>,
+    peers: Mutex<Roll>,
 }
 
 impl Site {
@@ -41,7 +44,22 @@ impl Site {
             config,
             control,
             meters,
+            peers: Mutex::default(),
         }
+    }
+
+    /// Takes down which peers there are. False: this node has no piece layer.
+    pub(super) async fn look_at_peers(&self) -> bool {
+        let Some(members) = self.control.members().await else {
+            return false;
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.peers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .look(members, now_ms);
+        true
     }
 
     /// Where to listen.
@@ -61,6 +79,10 @@ impl Site {
         let path = request.uri().path().to_owned();
         if is_private(&path) && !(local && is_local_name(request.headers().get(HOST))) {
             return reply(StatusCode::FORBIDDEN, TEXT, "for this node alone\n");
+        }
+        if path == "/peers.json" {
+            self.look_at_peers().await;
+            return json(&self.peers.lock().unwrap_or_else(PoisonError::into_inner).all());
         }
         // Metadata and counters are read from disk and behind locks.
         let this = Arc::clone(self);
@@ -84,7 +106,7 @@ impl Site {
             _ => reply(
                 StatusCode::NOT_FOUND,
                 TEXT,
-                "there are / /metrics /healthz /readyz /status.json /debug\n",
+                "there are / /metrics /healthz /readyz /status.json /peers.json /debug\n",
             ),
         }
     }
