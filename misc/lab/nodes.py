@@ -61,7 +61,7 @@ class Daemon:
 
     def ready(self) -> bool:
         if not self.process.alive():
-            raise RuntimeError(f"lacewing daemon ended\n{self.process.tail()}")
+            raise RuntimeError(f"lacewing daemon ended with {self.process.child.returncode}\n{self.process.tail()}")
         return self.socket.exists() and succeeds(lacewing(), "status", "--address", self.socket, timeout=10)
 
     def stop(self) -> None:
