@@ -79,7 +79,7 @@ class Mirror(Case):
             engines = []
             try:
                 for number, daemon in enumerate(mirrors.daemons):
-                    engines.append(engine.Engine(folder / str(number), daemon.mirror))
+                    engines.append(engine.Engine(folder / f"{mirrors.port}-{number}", daemon.mirror))
                     self.world.lab.parts.append(engines[-1])
                     engines[-1].start()
                 ids = [one.pull(IMAGE, "1") for one in engines]
