@@ -1,9 +1,22 @@
-"""What the kubelet does: a pod's whole life through containerd's CRI socket, by both ways to pull; image volumes."""
+"""What the kubelet does: a pod's whole life through containerd's CRI socket, by both ways to pull; image volumes.
 
+LACEWING_VOLUME=full: an image volume with a file of 1 GiB, and how fast it is read once it is complete.
+"""
+
+import os
+import random
 import re
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
 
 from cases import Case, for_each
-from lab.process import CommandFailed, wait_until
+from lab import images, tool
+from lab.oci import Layout
+from lab.paths import lacewing
+from lab.process import CommandFailed, run, wait_until
+from test_faults import drop_caches
 from world import Node
 
 NAMESPACE = "k8s.io"
@@ -74,3 +87,58 @@ class ImageVolume(Case):
         with self.assertRaises(CommandFailed):
             client("cri-exec", container, "sh", "-c", "echo x >/volume/written")
         client("cri-remove", sandbox)
+
+
+FULL = os.environ.get("LACEWING_VOLUME") == "full"
+FILE_MIB, ROUNDS = (1024, 21) if FULL else (32, 1)
+
+
+class CompleteVolume(Case):
+    """A large file in an image volume: nothing of it is fetched by the mount; once complete no daemon is between."""
+
+    def image(self, content: bytes) -> str:
+        def fill(tar):
+            images.write_busybox(tar)
+            tar.add("data", data=content)
+
+        with tempfile.TemporaryDirectory(dir=self.world.lab.folder) as folder:
+            layout = Layout(Path(folder))
+            layout.image("volume", [layout.layer(fill)])
+            plain = self.world.registry.push(layout, "volume", "volume", "1")
+        target = f"{self.world.registry.address}/lazy/volume:1"
+        tool.convert(plain, target)
+        return target
+
+    def test_is_read_as_a_file_of_the_host(self):
+        world, chance = self.world, random.Random(5)
+        content = b"".join(chance.randbytes(1 << 20) for _ in range(FILE_MIB))
+        volume, on_host = self.image(content), world.lab.directory("volume") / "data"
+        on_host.write_bytes(content)
+        node, image = world.new_node(2, background=False), world.lazy("busybox")
+        client = node.containerd.client
+        for each in (image, volume):
+            client("cri-pull", each)
+
+        def pod() -> tuple[str, Path]:
+            sandbox, container = client("-user", "0", "-keep", "-volume", volume, "cri-run", image, "sleep", "100000").split()
+            return sandbox, Path(f"/proc/{node.containerd.container_pid(container, NAMESPACE)}/root/volume/data")
+
+        layers = lambda: [layer for layer in node.daemon.status()["layers"] if layer["image"] == volume]
+        sandbox, _ = pod()
+        self.assertEqual([(layer["lazy"], layer["bytes_present"]) for layer in layers()], [(True, 0)])
+        client("cri-remove", sandbox)
+        run(lacewing(), "pull", "--complete", "--timeout", "300", "--address", node.daemon.socket, volume)
+        sandbox, in_volume = pod()
+        self.assertEqual([layer["direct"] for layer in layers()], [True])
+        ratios = [self.seconds(on_host) / self.seconds(in_volume) for _ in range(ROUNDS)]
+        print(f"     {FILE_MIB} MiB, host over volume: median {median(ratios):.2f} of {ROUNDS}", flush=True)
+        self.assertTrue(in_volume.read_bytes() == content)
+        client("cri-remove", sandbox)
+
+    @staticmethod
+    def seconds(file: Path) -> float:
+        """What reading it from the disk takes."""
+        drop_caches()
+        begun = time.monotonic()
+        run("dd", f"if={file}", "of=/dev/null", "bs=1M")
+        return time.monotonic() - begun
