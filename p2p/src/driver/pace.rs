@@ -165,7 +165,10 @@ impl Pace for Uploads {
         state.buckets.retain(|bucket| bucket.strong_count() > 0);
         let own = Arc::new(Bucket::new(state.rate));
         state.buckets.push(Arc::downgrade(&own));
-        Some(Arc::new(OfLink { own, all: all.clone() }))
+        Some(Arc::new(OfLink {
+            own,
+            all: all.clone(),
+        }))
     }
 }
 
@@ -219,9 +222,7 @@ mod tests {
         let rates = |uploads: &Uploads| -> Vec<Option<u64>> {
             let state = uploads.each();
             let buckets = state.buckets.iter().filter_map(Weak::upgrade);
-            buckets
-                .map(|bucket| bucket.state.lock().unwrap().rate)
-                .collect()
+            buckets.map(|bucket| bucket.state.lock().unwrap().rate).collect()
         };
         assert_eq!(rates(&uploads), [Some(1000), Some(1000)]);
         uploads.set(None, Some(50));
