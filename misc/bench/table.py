@@ -19,9 +19,10 @@ def line(row, result) -> str:
 def write(subject, results, rounds: int, options: str = "") -> None:
     """Replaces the table of a run with these options in the document."""
     begin, end = (f"<!-- made by misc/bench/run{options}: {word} -->" for word in ("begin", "end"))
+    image = subject.large if options else subject.usual
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     facts = (f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} cores, {memory} GiB, ext4; "
-             f"image of {subject.usual.plain_bytes / 1e6:.0f} MB plain in {len(subject.usual.layers)} layers; medians of {rounds}, interleaved.")
+             f"image of {image.plain_bytes / 1e6:.0f} MB plain in {len(image.layers)} layers; medians of {rounds}, interleaved.")
     text = DOCUMENT.read_text()
     before, rest = text.split(begin, 1)
     after = rest.split(end, 1)[1]
