@@ -44,7 +44,7 @@ class Swarm(Case):
         file = self.world.lab.directory("swarm") / secret
         file.write_text(f"{secret} secret for tests, which is long enough\n")
         # A loaded machine answers late; nobody is to be taken for dead because of that.
-        section = (f'[p2p]\nseeds = ["127.0.8.1:{self.port}"]\nlisten = "127.0.8.{number}:{self.port}"\n'
+        section = (f'[p2p]\nseeds = ["127.0.8.1:{self.port}", "127.0.8.3:{self.port}"]\nlisten = "127.0.8.{number}:{self.port}"\n'
                    f'secret_file = "{file}"\nregistries = ["{registry.address}"]\nack_timeout_ms = 2000\n')
         return Node(*self.world.lab.node(2, registry, background=background, extra=section))
 
