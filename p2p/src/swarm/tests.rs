@@ -41,6 +41,16 @@ fn view(count: u64, bits: u64) -> View {
     View::new((0..count).filter_map(member).collect())
 }
 
+/// Members with ids of `0..count`, in one zone, no leaves.
+fn cluster(count: u64) -> Arc<View> {
+    let member = |n| Member {
+        id: id(n),
+        zone: ZoneId(0),
+        leaf: false,
+    };
+    Arc::new(View::new((0..count).map(member).collect()))
+}
+
 proptest! {
     #[test]
     fn nobody_asks_a_later_node(count in 1_u64..400, bits: u64, me in 0_u64..400, relays in 1_usize..200) {
@@ -76,12 +86,7 @@ fn a_node_alone_asks_the_origin() {
 
 #[test]
 fn a_slow_node_becomes_a_leaf() {
-    let members = (0..10).map(|n| Member {
-        id: id(n),
-        zone: ZoneId(0),
-        leaf: false,
-    });
-    let view = Arc::new(View::new(members.collect()));
+    let view = cluster(10);
     let tree = view.tree_of(&piece(1));
     let mut order: Vec<PeerId> = (0..10).map(id).collect();
     order.sort_by_key(|peer| tree.distance(*peer));
@@ -127,12 +132,7 @@ fn a_slow_node_becomes_a_leaf() {
 
 #[test]
 fn a_peer_that_lied_is_cut_off() {
-    let members = (0..20).map(|n| Member {
-        id: id(n),
-        zone: ZoneId(0),
-        leaf: false,
-    });
-    let view = Arc::new(View::new(members.collect()));
+    let view = cluster(20);
     let tree = view.tree_of(&piece(1));
     let last = (0..20)
         .map(id)
@@ -173,12 +173,7 @@ fn a_peer_that_lied_is_cut_off() {
 
 /// The last of ten members in the tree of the first piece, and what it does when it wants so many pieces of that tree.
 fn wanting(count: u64) -> (Swarm, Vec<Action>) {
-    let members = (0..10).map(|n| Member {
-        id: id(n),
-        zone: ZoneId(0),
-        leaf: false,
-    });
-    let view = Arc::new(View::new(members.collect()));
+    let view = cluster(10);
     let tree = view.tree_of(&piece(0));
     let last = (0..10)
         .map(id)
