@@ -18,10 +18,11 @@ const CORRUPT_TRIES: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
 impl Swarm {
-    /// Whether this node is the first or the second of the tree among those that answer.
+    /// Whether this node is the first or the second of the tree. Those that do not answer count: a node that reaches nobody
+    /// would take everything from the registry, and two that are gone at once are no members soon.
     pub(super) fn near_origin(&self, tree: TreeId) -> bool {
         let mine = tree.distance(self.me);
-        let good = |peer| self.standing(peer) == Standing::Good;
+        let good = |peer| self.standing(peer) != Standing::CutOff;
         let mut before = 0;
         if let Some(order) = self.view.order(self.me, tree) {
             let rank = order.rank(mine);

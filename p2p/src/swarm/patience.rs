@@ -18,7 +18,9 @@ const LOST: u32 = 4;
 const FIRST_PATIENCE: Duration = Duration::from_millis(200);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time a peer has to take a request, however slow they all were.
-const LONGEST_ACK: Duration = Duration::from_secs(1);
+/// Behind a slow link of its own a node hears of everybody late; whom it passes over for that, it spares, and goes to the
+/// registry instead.
+const LONGEST_ACK: Duration = Duration::from_secs(5);
 
 impl Swarm {
     /// How long a piece may take before another source is asked, too.
