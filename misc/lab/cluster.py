@@ -198,7 +198,7 @@ class Cluster:
             if found.hexdigest() != digest:
                 machine.error = "WRONG BYTES"
         except Exception as error:  # noqa: BLE001 - told in the outcome
-            machine.error = f"{type(error).__name__}: {error}"[:300]
+            machine.error = f"{type(error).__name__}: ...{str(error)[-300:]}"
 
     def idle(self, seconds: int) -> tuple[list[float], list[float]]:
         """Bytes a second that each machine sends, and CPU seconds a second that its worker uses, while nothing goes on."""
