@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::flight::{AtOrigin, Flight, Manner, NEVER};
+use super::time::Time;
 use super::{Action, Swarm};
 use crate::piece::Class;
 
@@ -11,8 +12,9 @@ pub(super) const MOST_HEDGES: f64 = 16.0;
 /// Of those, what is kept for blocked readers. A first window of prefetched pieces would spend all there is at once where
 /// links are slow, when nobody can know yet how long a piece takes.
 const FOR_READERS: f64 = 14.0;
-/// A peer that takes so many times as long as it may is taken for dead, and another one asked whatever the budget. It has
-/// taken the request, so that its silence shows nowhere else, and at the end of a blob no requests earn hedges any more.
+/// A peer that is silent for so many times as long as a piece may take is taken for dead, and another one asked whatever the
+/// budget. It has taken the request, so that its silence shows nowhere else, and at the end of a blob no requests earn hedges
+/// any more.
 const LOST: u32 = 4;
 /// Before anything has arrived nobody knows how long it takes.
 const FIRST_PATIENCE: Duration = Duration::from_millis(200);
@@ -125,7 +127,10 @@ impl Swarm {
         let enough = flight.waits_since().after(patience);
         let soon = self.now < enough;
         flight.hedge_at = if soon { enough } else { self.now.after(patience) };
-        let lost = flight.waits_since().after(patience.saturating_mul(LOST)) <= self.now;
+        // One that gives other pieces meanwhile is slow, not dead: that is what the budget is for.
+        let heard = flight.asks.iter().map(|ask| self.peers.heard(ask.peer)).max();
+        let heard = flight.waits_since().max(heard.unwrap_or(Time(0)));
+        let lost = heard.after(patience.saturating_mul(LOST)) <= self.now;
         let kept = if flight.class == Class::Prefetch {
             FOR_READERS
         } else {

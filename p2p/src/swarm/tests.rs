@@ -216,6 +216,43 @@ fn run_out(swarm: &mut Swarm, first: Vec<Action>, mut look: impl FnMut(&Action) 
     panic!("it does not end")
 }
 
+/// The story: behind a slow link a whole window of pieces was asked for twice, since each took long.
+#[test]
+fn a_slow_peer_that_gives_other_pieces_is_not_taken_for_dead() {
+    let (mut swarm, mut actions) = wanting(16);
+    let mut owed = Vec::new();
+    for step in 1..=400 {
+        for action in std::mem::take(&mut actions) {
+            if let Action::Ask { peer, request, .. } = action {
+                owed.push((peer, request));
+            }
+        }
+        // Everybody sends all the time, and is done with a piece every two seconds.
+        let mut sending = BTreeSet::new();
+        let now = Time(0).after(Duration::from_millis(100) * step);
+        let turn: Vec<_> = owed
+            .iter()
+            .copied()
+            .filter(|(peer, _)| sending.insert(*peer))
+            .collect();
+        for (_, request) in &turn {
+            let (request, hint) = (*request, Hint::default());
+            let event = if step % 20 == 0 {
+                Event::Received { request, hint }
+            } else {
+                Event::Progressed { request, bytes: 1 }
+            };
+            swarm.handle(now, event, &mut actions);
+        }
+        if step % 20 == 0 {
+            owed.retain(|ask| !turn.contains(ask));
+        }
+        swarm.handle(now, Event::TimerFired, &mut actions);
+    }
+    assert_eq!(swarm.status().flights, 0);
+    assert!(swarm.counts.hedged <= 2, "{} of 16", swarm.counts.hedged);
+}
+
 #[test]
 fn peers_that_are_all_silent_end_in_an_error() {
     let (mut swarm, actions) = wanting(1);
