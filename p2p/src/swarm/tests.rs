@@ -130,14 +130,17 @@ fn a_slow_node_becomes_a_leaf() {
     assert!(swarm.status().leaf);
 }
 
+/// Of so many members, the last in a tree: it may ask all others.
+fn last_of(members: u64, tree: TreeId) -> PeerId {
+    let distance = |peer: &PeerId| tree.distance(*peer);
+    (0..members).map(id).max_by_key(distance).expect("some")
+}
+
 #[test]
 fn a_peer_that_lied_is_cut_off() {
     let view = cluster(20);
     let tree = view.tree_of(&piece(1));
-    let last = (0..20)
-        .map(id)
-        .max_by_key(|peer| tree.distance(*peer))
-        .expect("some");
+    let last = last_of(20, tree);
     let mut swarm = Swarm::new(Config::default(), last, 1);
     let mut actions = Vec::new();
     swarm.handle(Time(0), Event::MembersChanged(view), &mut actions);
@@ -175,10 +178,7 @@ fn a_peer_that_lied_is_cut_off() {
 fn wanting(count: u64) -> (Swarm, Vec<Action>) {
     let view = cluster(10);
     let tree = view.tree_of(&piece(0));
-    let last = (0..10)
-        .map(id)
-        .max_by_key(|peer| tree.distance(*peer))
-        .expect("some");
+    let last = last_of(10, tree);
     let mut swarm = Swarm::new(Config::default(), last, 1);
     let mut actions = Vec::new();
     swarm.handle(Time(0), Event::MembersChanged(view), &mut actions);
