@@ -174,7 +174,7 @@ impl Loop {
             rate.take(class == Class::Blocking, piece.len as usize).await;
             let result = match origin.read(piece, (*of).clone(), class).await {
                 Ok(bytes) => {
-                    let verdict = verifier.verify(piece, (*of).clone(), bytes.clone()).await;
+                    let verdict = verifier.verify(piece, (*of).clone(), None, bytes.clone()).await;
                     Ok((bytes, verdict))
                 }
                 Err(error) => Err(error),

@@ -185,6 +185,8 @@ enum Command {
     Call(SocketAddr, Bytes, oneshot::Sender<Bytes>),
     Answer(Arc<dyn Calls>),
     Pieces(Digest, oneshot::Sender<Vec<PieceId>>),
+    Firsts(PieceId, oneshot::Sender<Vec<(SocketAddr, bool)>>),
+    Distrust(SocketAddr, PieceId),
 }
 
 /// A running node. Cheap to clone; it ends when the last clone is gone.
@@ -284,6 +286,19 @@ impl Node {
         let (reply, answer) = oneshot::channel();
         let _ = self.commands.send(Command::Pieces(blob, reply));
         answer.await.unwrap_or_default()
+    }
+
+    /// Who stands at the beginning of a piece's tree, earliest first, and whether that is earlier than this node: the first
+    /// reads the piece from its origin. Without this node and those that it has cut off; at most 16.
+    pub async fn firsts(&self, piece: PieceId) -> Vec<(SocketAddr, bool)> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Firsts(piece, reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// Cuts a node off that gave, or vouched for, wrong bytes of a piece.
+    pub fn distrust(&self, address: SocketAddr, piece: PieceId) {
+        let _ = self.commands.send(Command::Distrust(address, piece));
     }
 
     /// Answers questions of other nodes from now on.

@@ -46,6 +46,9 @@ const WARM: usize = 128;
 /// Nodes that sent wrong bytes and are told of in the status.
 const MOST_WRONG: usize = 32;
 
+/// How many members of the beginning of a tree are told of; as many are asked for what they hold when an origin is gone.
+const FIRSTS: usize = 16;
+
 /// Something that took time is done.
 pub(super) enum Done {
     /// An event that followed from an action at once.
@@ -280,6 +283,16 @@ impl Loop {
             }
             Command::Call(to, question, reply) => self.call(to, &question, reply),
             Command::Answer(calls) => self.calling.answers = Some(calls),
+            Command::Firsts(piece, reply) => {
+                let firsts = self.swarm.firsts(&piece, FIRSTS).into_iter();
+                let known = firsts.filter_map(|(peer, earlier)| Some((self.links.address(peer)?, earlier)));
+                let _ = reply.send(known.collect());
+            }
+            Command::Distrust(address, piece) => {
+                self.name(address, &piece);
+                let peer = peer_id(address);
+                self.tell(Event::PeerLied { peer });
+            }
             Command::Pieces(blob, reply) => {
                 let _ = reply.send(self.history.pieces_of(&blob));
             }
@@ -531,15 +544,17 @@ impl Loop {
 
     /// Holds what a peer sent against the index, beside the loop.
     fn judge(&mut self, request: RequestId, bytes: Bytes, hint: Hint) {
-        let Some((_, piece)) = self.asked.get(&request).copied() else {
+        let Some((peer, piece)) = self.asked.get(&request).copied() else {
             return;
         };
-        let Some(of) = self.known.of(&piece) else {
+        let (Some(of), Some(from)) = (self.known.of(&piece), self.links.address(peer)) else {
             return;
         };
         let (verifier, done) = (self.verifier.clone(), self.done.clone());
         tokio::spawn(async move {
-            let verdict = verifier.verify(piece, (*of).clone(), bytes.clone()).await;
+            let verdict = verifier
+                .verify(piece, (*of).clone(), Some(from), bytes.clone())
+                .await;
             let _ = done.send(Done::Judged {
                 request,
                 piece,
@@ -602,12 +617,7 @@ impl Loop {
             }
             Verdict::Wrong => {
                 if let Some(address) = asked.and_then(|(peer, _)| self.links.address(peer)) {
-                    warn!(%address, "a node sent wrong bytes; it is cut off");
-                    self.history.was_wrong(piece, address);
-                    self.status.wrong.push(address);
-                    if self.status.wrong.len() > MOST_WRONG {
-                        self.status.wrong.remove(0);
-                    }
+                    self.name(address, &piece);
                 }
                 self.tell(Event::AskFailed {
                     request,
@@ -618,6 +628,16 @@ impl Loop {
                 request,
                 failure: Failure::Stalled,
             }),
+        }
+    }
+
+    /// Tells who sent wrong bytes, or vouched for them.
+    fn name(&mut self, address: SocketAddr, piece: &PieceId) {
+        warn!(%address, ?piece, "a node is at fault for wrong bytes; it is cut off");
+        self.history.was_wrong(*piece, address);
+        self.status.wrong.push(address);
+        if self.status.wrong.len() > MOST_WRONG {
+            self.status.wrong.remove(0);
         }
     }
 

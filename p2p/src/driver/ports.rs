@@ -1,5 +1,6 @@
 //! What the driver needs from whoever knows registries and indexes: owned here, implemented in the daemon.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,8 +46,15 @@ pub enum Verdict {
 
 /// Tells right bytes from wrong ones. Nothing that it did not find right is read, kept or sent on.
 pub trait Verifier: Send + Sync + 'static {
-    /// Holds bytes against the index that is said to bind them; gets that index first where it is not here.
-    fn verify(&self, piece: PieceId, of: Provenance, bytes: Bytes) -> BoxFuture<'static, Verdict>;
+    /// Holds bytes against the index that is said to bind them; gets that index first where it is not here. `from`: the
+    /// node that sent them, or the origin.
+    fn verify(
+        &self,
+        piece: PieceId,
+        of: Provenance,
+        from: Option<SocketAddr>,
+        bytes: Bytes,
+    ) -> BoxFuture<'static, Verdict>;
 
     /// Whether this node may get such a piece from its origin on behalf of another one. Cheap, does not wait.
     fn permits(&self, piece: &PieceId, of: &Provenance) -> bool;

@@ -111,13 +111,18 @@ impl Swarm {
         match failure {
             Failure::Corrupt => {
                 flight.last_error = FetchError::Corrupt;
-                self.counts.corrupt += 1;
-                self.peers.cut_off(ask.peer, self.now, self.config.cut_off);
-                actions.push(Action::Distrust(ask.peer));
+                self.distrust(ask.peer, actions);
             }
             Failure::Unreachable | Failure::Stalled => self.pass_over(ask.peer, actions),
         }
         self.go_on(at, actions);
+    }
+
+    /// The peer gives wrong bytes: it is not asked for a while.
+    pub(super) fn distrust(&mut self, peer: PeerId, actions: &mut Vec<Action>) {
+        self.counts.corrupt += 1;
+        self.peers.cut_off(peer, self.now, self.config.cut_off);
+        actions.push(Action::Distrust(peer));
     }
 
     pub(super) fn pass_over(&mut self, peer: PeerId, actions: &mut Vec<Action>) {

@@ -80,6 +80,12 @@ pub enum Event {
         peer: PeerId,
     },
 
+    /// It has come out that a peer gave, or vouched for, wrong bytes; no request that goes on tells it.
+    PeerLied {
+        /// Which peer.
+        peer: PeerId,
+    },
+
     /// The peer has taken the request and works on it.
     Accepted {
         /// Which request of ours.

@@ -112,6 +112,19 @@ impl Swarm {
         }
     }
 
+    /// Who stands at the beginning of a piece's tree, earliest first, and whether that is earlier than this node; without
+    /// this node and those it has cut off. What nothing else proves is believed on their word.
+    pub fn firsts(&self, piece: &PieceId, count: usize) -> Vec<(PeerId, bool)> {
+        let tree = self.view.tree_of(piece);
+        if !self.view.knows(tree) {
+            return Vec::new();
+        }
+        let mine = tree.distance(self.me);
+        let firsts = self.view.firsts(self.me, tree, count).into_iter();
+        let trusted = firsts.filter(|peer| self.standing(*peer) != Standing::CutOff);
+        trusted.map(|peer| (peer, tree.distance(peer) < mine)).collect()
+    }
+
     /// Counts what is going on now and what happened so far.
     pub fn status(&self) -> Status {
         let (queued, uploading) = self.uploads.counts();

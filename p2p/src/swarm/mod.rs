@@ -169,6 +169,7 @@ impl Swarm {
                 self.forget_requests_of(peer, actions);
                 self.fail_asks_of(|asked| asked == peer, actions);
             }
+            Event::PeerLied { peer } => self.distrust(peer, actions),
             Event::TimerFired => self.timer_fired(actions),
             Event::OriginReceived { piece } => self.origin_received(&piece, actions),
             Event::OriginFailed {

@@ -177,6 +177,21 @@ impl View {
         self.zones.get(at)?.order(tree)
     }
 
+    /// Who stands at the beginning of the tree, earliest first: of the zone of `me` at most `count`, and the first of each
+    /// zone. Without `me`, at most `count`.
+    pub(crate) fn firsts(&self, me: PeerId, tree: TreeId, count: usize) -> Vec<PeerId> {
+        let mut firsts: Vec<(u64, PeerId)> = self.roots(tree).to_vec();
+        if let Some(order) = self.order(me, tree) {
+            let own = (0..count.saturating_add(1)).map_while(|rank| order.at(rank));
+            firsts.extend(own.map(|peer| (tree.distance(peer), peer)));
+        }
+        firsts.sort_unstable();
+        firsts.dedup();
+        firsts.retain(|(_, peer)| *peer != me);
+        firsts.truncate(count);
+        firsts.into_iter().map(|(_, peer)| peer).collect()
+    }
+
     /// The first members of all zones in the tree's order, earliest first.
     pub(crate) fn roots(&self, tree: TreeId) -> &[(u64, PeerId)] {
         self.roots.get(usize::from(tree.0)).map_or(&[], Vec::as_slice)

@@ -126,7 +126,13 @@ impl Origin for Way {
 pub(crate) struct Knowing(pub Arc<Image>);
 
 impl Verifier for Knowing {
-    fn verify(&self, piece: PieceId, _of: Provenance, bytes: Bytes) -> BoxFuture<'static, Verdict> {
+    fn verify(
+        &self,
+        piece: PieceId,
+        _of: Provenance,
+        _from: Option<SocketAddr>,
+        bytes: Bytes,
+    ) -> BoxFuture<'static, Verdict> {
         let right = self
             .0
             .contents
@@ -144,7 +150,13 @@ impl Verifier for Knowing {
 pub(crate) struct Gullible;
 
 impl Verifier for Gullible {
-    fn verify(&self, _piece: PieceId, _of: Provenance, _bytes: Bytes) -> BoxFuture<'static, Verdict> {
+    fn verify(
+        &self,
+        _piece: PieceId,
+        _of: Provenance,
+        _from: Option<SocketAddr>,
+        _bytes: Bytes,
+    ) -> BoxFuture<'static, Verdict> {
         async { Verdict::Right }.boxed()
     }
 

@@ -459,7 +459,13 @@ fn joined(mut parts: Vec<Bytes>) -> Bytes {
 struct Ports(Arc<Shared>);
 
 impl Verifier for Ports {
-    fn verify(&self, piece: PieceId, of: Provenance, bytes: Bytes) -> BoxFuture<'static, Verdict> {
+    fn verify(
+        &self,
+        piece: PieceId,
+        of: Provenance,
+        _from: Option<SocketAddr>,
+        bytes: Bytes,
+    ) -> BoxFuture<'static, Verdict> {
         let this = self.0.clone();
         async move {
             let source = Source::read(&of.place);
