@@ -220,6 +220,12 @@ class Containerd:
             for name in self.ctr("container", "ls", "-q", namespace=namespace, check=False).split():
                 self.remove_container(name, namespace)
 
+    def remove_images(self) -> None:
+        """All images, with what was unpacked of them."""
+        for namespace in self.ctr("namespace", "ls", "-q").split():
+            if images := self.ctr("image", "ls", "-q", namespace=namespace).split():
+                self.ctr("image", "rm", "--sync", *images, namespace=namespace)
+
     def forget(self) -> None:
         """Deletes root and state; the daemon's root must go with them, or containerd and it disagree."""
         self.stop()

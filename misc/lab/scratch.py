@@ -1,5 +1,6 @@
 """A lab in a folder of its own: everything started in it ends, and everything mounted in it is unmounted, whatever happens."""
 
+import contextlib
 import itertools
 import os
 from pathlib import Path
@@ -24,7 +25,7 @@ def make_disk(folder: Path) -> None:
         file.truncate(DISK_BYTES)
     run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", image)
     folder.mkdir()
-    run("mount", "-o", "loop,noatime,discard", image, folder)
+    run("mount", "-o", "loop,noatime,discard,noinit_itable", image, folder)
 
 
 def remove_disk(folder: Path) -> None:
@@ -51,6 +52,10 @@ class Lab:
         # Short: a socket's path has at most 107 bytes, and overlay's options one page.
         self.folder = RUNS / f"{name}-{os.getpid()}-{next(_numbers)}"
         self.parts: list = []
+        # What `clear` leaves alone.
+        self.kept: list = []
+        self.kept_folders: set[Path] = set()
+        self.numbers = itertools.count(1)
 
     def __enter__(self) -> "Lab":
         RUNS.mkdir(parents=True, exist_ok=True)
@@ -59,16 +64,42 @@ class Lab:
         return self
 
     def __exit__(self, *_) -> None:
-        for part in reversed(self.parts):
-            if isinstance(part, Containerd) and part.process.alive():
-                part.remove_everything()
-        for part in reversed(self.parts):
-            part.process.stop()
+        self._end(self.parts)
         if not os.environ.get("LACEWING_LAB_KEEP"):
             remove_disk(self.folder)
 
+    @staticmethod
+    def _end(parts: list) -> None:
+        for part in reversed(parts):
+            if isinstance(part, Containerd) and part.process.alive():
+                part.remove_everything()
+        for part in reversed(parts):
+            part.process.stop()
+
+    @contextlib.contextmanager
+    def keeping(self):
+        """What is made meanwhile stays until the lab ends, whatever is cleared."""
+        parts, folders = list(self.parts), set(self.folder.iterdir())
+        yield
+        self.kept += [part for part in self.parts if part not in parts]
+        self.kept_folders |= set(self.folder.iterdir()) - folders
+
+    def clear(self) -> None:
+        """Ends and removes all but what is kept: each containerd takes memory, disk, and two of the inotify instances that a
+        system has, often 128, without which the next one comes up without CRI."""
+        self._end([part for part in self.parts if part not in self.kept])
+        self.parts = list(self.kept)
+        if os.environ.get("LACEWING_LAB_KEEP"):
+            return
+        for entry in set(self.folder.iterdir()) - self.kept_folders:
+            if entry.name != "lost+found":
+                kill_using(entry)
+                unmount_below(entry)
+                run("umount", "-l", entry, check=False)
+                run("rm", "-rf", "--one-file-system", entry)
+
     def _folder(self, kind: str) -> Path:
-        return self.folder / f"{kind}{len(self.parts)}"
+        return self.folder / f"{kind}{next(self.numbers)}"
 
     def _added(self, part):
         self.parts.append(part)

@@ -16,8 +16,9 @@ class Case(unittest.TestCase):
     def world(self) -> World:
         return world()
 
-    def tearDown(self) -> None:
-        self.world.end_nodes()
+    def setUp(self) -> None:
+        # A run would otherwise need room for all that its tests ever made.
+        self.addCleanup(self.world.lab.clear)
 
     def assert_same(self, differences: list[str]) -> None:
         if differences:

@@ -26,6 +26,7 @@ class Get(Case):
     """Daemons without layers; each file is fetched by all of them."""
 
     def setUp(self) -> None:
+        super().setUp()
         self.data = random.Random(7).randbytes(SIZE)
         self.digest = f"sha256:{hashlib.sha256(self.data).hexdigest()}"
 

@@ -69,6 +69,7 @@ class Converted:
 
 class Hostile(Case):
     def setUp(self):
+        super().setUp()
         self.folder = self.world.lab.directory(f"hostile-{self._testMethodName}")
         self.image = Converted(self.folder / "image", f"oci:{self.world.layout.folder}:busybox")
         self.random = random.Random(11)

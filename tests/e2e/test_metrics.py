@@ -210,6 +210,7 @@ class Page(Case):
     """The status page as a browser shows it. Needs Debian's chromium, which the other tests do not."""
 
     def setUp(self) -> None:
+        super().setUp()
         if not shutil.which("chromium"):
             self.skipTest("no chromium")
         self.folder = self.world.lab.directory("page")

@@ -26,6 +26,7 @@ class Mirror(Case):
     """Each test has a piece layer of its own, of daemons without layers."""
 
     def setUp(self) -> None:
+        super().setUp()
         self.world.plain(IMAGE)
         self.manifest = self.world.registry.image_manifest(IMAGE, "1")
         self.layers = sorted(self.manifest["layers"], key=lambda layer: layer["size"])

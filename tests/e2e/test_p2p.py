@@ -31,6 +31,7 @@ class Swarm(Case):
     """Nodes of one machine, each with an address of its own in the loopback network, and a registry of their own."""
 
     def setUp(self) -> None:
+        super().setUp()
         self.port = free_port()
 
     def registry(self, name: str) -> tuple[Registry, str, str]:

@@ -24,8 +24,8 @@ class World:
     def __init__(self):
         self.since = time.time() - 1
         self.lab = Lab("e2e").__enter__()
-        self.registry = self.lab.registry()
-        self.ending: list[Node] = []
+        with self.lab.keeping():
+            self.registry = self.lab.registry()
         self.layout, self.images = corpus.build()
         self.plain("pause")
 
@@ -47,28 +47,18 @@ class World:
     @functools.cache
     def node(self, generation: int) -> Node:
         """The shared node of a generation; tests that break things take a `new_node`."""
-        return Node(*self.lab.node(generation, self.registry))
+        with self.lab.keeping():
+            return self.new_node(generation)
 
     def new_node(self, generation: int, **options) -> Node:
-        """A node that ends with the test."""
-        node = Node(*self.lab.node(generation, self.registry, **options))
-        self.ending.append(node)
-        return node
-
-    def end_nodes(self) -> None:
-        """Ends the nodes of a test: each takes memory, and two of the inotify instances that a system has, often 128, without
-        which the next containerd comes up without CRI."""
-        while self.ending:
-            node = self.ending.pop()
-            if node.containerd.process.alive():
-                node.containerd.remove_everything()
-            node.containerd.stop()
-            node.daemon.stop()
+        """A node of the test's own."""
+        return Node(*self.lab.node(generation, self.registry, **options))
 
     @functools.cache
     def plain_node(self, generation: int) -> Containerd:
         """A containerd that has never heard of Lacewing."""
-        return self.lab.containerd(generation, self.registry)
+        with self.lab.keeping():
+            return self.lab.containerd(generation, self.registry)
 
     def layer_digests(self, name: str) -> set[str]:
         return {layer["digest"] for layer in self.registry.image_manifest(name, "1")["layers"]}
