@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use lacewing_format::{Digest, Tree};
 
-use crate::finish::Output;
 use crate::hot::Hints;
+use crate::output::Output;
 
 /// What is known of a layer before it is read.
 #[derive(Clone, Copy, Debug)]

@@ -34,6 +34,7 @@ mod layer;
 pub mod limits;
 mod load;
 mod manifest;
+mod output;
 pub mod progress;
 pub mod report;
 #[cfg(test)]

@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use super::Job;
 use crate::Error;
 use crate::error::io;
-use crate::finish::Output;
 use crate::hot::Hints;
 use crate::known::Facts;
 use crate::layer::{LayerConverter, Stored};
 use crate::manifest::{self, ConfigFacts};
+use crate::output::Output;
 use crate::progress::Event;
 use crate::stream::BlobReader;
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use lacewing_oci::Descriptor;
 
-use crate::finish::Output;
+use crate::output::Output;
 use crate::report::{LayerReport, Report};
 
 /// What is said about a converted layer.

@@ -8,8 +8,8 @@ use lacewing_format::{Digest, Index};
 
 use super::*;
 use crate::blob::from_index;
-use crate::finish::Output;
 use crate::index;
+use crate::output::Output;
 use crate::tar::build::Tar;
 
 struct Done {

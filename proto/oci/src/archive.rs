@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, layout::keep};
+use crate::{Error, durable::keep};
 
 /// An archive that is being made. The folder is removed with this value.
 pub(crate) struct Target {

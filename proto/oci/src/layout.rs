@@ -5,9 +5,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
     ops::Range,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -16,12 +14,13 @@ use futures::stream::{self, BoxStream, StreamExt};
 use lacewing_format::Digest;
 use oci_spec::image::{Descriptor, MediaType};
 use sha2::{Digest as _, Sha256};
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::TempPath;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     Error,
     archive::{self, Target},
+    durable::{io, keep, new_temporary, readable, sync_folder, write_whole},
     files::{Content, Files},
     layout_index::LayoutIndex,
     limits::{IO_PART, MAX_MANIFEST, MAX_READ},
@@ -55,13 +54,6 @@ async fn blocking<T: Send + 'static>(
             path: "file work".to_owned(),
             source: std::io::Error::other(error),
         }),
-    }
-}
-
-fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
-    move |source| Error::Io {
-        path: path.display().to_string(),
-        source,
     }
 }
 
@@ -434,42 +426,4 @@ pub(crate) enum Entry<'a> {
     None,
     Nameless,
     Named(&'a str),
-}
-
-/// Permissions of blobs: everybody may read them.
-fn readable() -> fs::Permissions {
-    fs::Permissions::from_mode(0o644)
-}
-
-/// A new file in `folder` that vanishes unless it is kept; readable by all, as blobs are.
-fn new_temporary(folder: &Path) -> Result<NamedTempFile, Error> {
-    tempfile::Builder::new()
-        .prefix(".new-")
-        .permissions(readable())
-        .tempfile_in(folder)
-        .map_err(io(folder))
-}
-
-/// Brings a file's bytes to the disk, then gives it its name, then brings that to the disk.
-pub(crate) fn keep(temporary: NamedTempFile, target: &Path) -> Result<(), Error> {
-    temporary.as_file().sync_all().map_err(io(target))?;
-    temporary
-        .persist(target)
-        .map_err(|error| io(target)(error.error))?;
-    sync_folder(target)
-}
-
-/// Brings a file's name to the disk.
-fn sync_folder(target: &Path) -> Result<(), Error> {
-    let folder: PathBuf = target.parent().map(Path::to_owned).unwrap_or_default();
-    File::open(&folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(io(&folder))
-}
-
-fn write_whole(target: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let folder = target.parent().unwrap_or(Path::new("."));
-    let mut temporary = new_temporary(folder)?;
-    temporary.write_all(bytes).map_err(io(target))?;
-    keep(temporary, target)
 }

@@ -23,6 +23,7 @@ mod client;
 mod credentials;
 mod docker_config;
 mod download;
+mod durable;
 mod endpoint;
 mod error;
 mod fault;
