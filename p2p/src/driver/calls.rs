@@ -21,8 +21,9 @@ const ANSWER: u8 = 1;
 /// Longest question or answer: counters, and traffic with thousands of members.
 pub(super) const MAX_CALL: usize = 512 << 10;
 
-/// Questions of others that are being answered; further ones are dropped.
-const MOST: usize = 64;
+/// Questions of others that are being answered; further ones are dropped. In a rollout all nodes ask the first of a tree
+/// at once; an answer is small.
+const MOST: usize = 1024;
 
 /// Answers questions of other nodes, which are members but may say anything.
 pub trait Calls: Send + Sync + 'static {
@@ -60,6 +61,11 @@ impl Loop {
         let id = self.calling.next;
         self.calling.waiting.insert(id, (to, reply));
         self.gossip(to, framed(QUESTION, id, question));
+    }
+
+    /// There is no way to a member: nobody waits for what it would answer.
+    pub(super) fn unanswered(&mut self, by: SocketAddr) {
+        self.calling.waiting.retain(|_, (asked, _)| *asked != by);
     }
 
     /// Takes a message if it is a question or an answer.

@@ -258,6 +258,11 @@ impl Node {
         }
     }
 
+    /// A piece of the store; nothing is fetched.
+    pub async fn stored(&self, piece: &PieceId) -> Option<Bytes> {
+        self.store.get(piece).await
+    }
+
     /// Whether a piece is in the store.
     pub fn has(&self, piece: &PieceId) -> bool {
         self.store.contains(piece)
@@ -306,7 +311,7 @@ impl Node {
         let _ = self.commands.send(Command::Answer(calls));
     }
 
-    /// Asks a member something; nothing if no answer came in time.
+    /// Asks a member something; nothing if no answer came in time, or it cannot be reached.
     pub async fn call(&self, to: SocketAddr, question: Bytes, patience: Duration) -> Option<Bytes> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Call(to, question, reply)).ok()?;

@@ -439,8 +439,10 @@ impl Loop {
         let peer = peer_id(to);
         self.links.learn(peer, to);
         let message = Deferred::Message(Message::Exchange { bytes });
-        if let Way::Dial(address) = self.links.send(peer, message, Instant::now()) {
-            self.dial(peer, address);
+        match self.links.send(peer, message, Instant::now()) {
+            Way::Dial(address) => self.dial(peer, address),
+            Way::None => self.unanswered(to),
+            Way::Sent | Way::Waits => {}
         }
     }
 
@@ -579,6 +581,9 @@ impl Loop {
                 self.status.failed_links += 1;
                 let failed = self.links.failed(peer, Instant::now());
                 self.unreachable(failed);
+                if let Some(address) = self.links.address(peer) {
+                    self.unanswered(address);
+                }
             }
             Done::Judged {
                 request,
@@ -673,5 +678,8 @@ impl Loop {
         let failed = self.asked.iter().filter(|(_, (to, _))| *to == peer);
         let failed = failed.map(|(request, _)| *request).collect();
         self.unreachable(failed);
+        if let Some(address) = self.links.address(peer) {
+            self.unanswered(address);
+        }
     }
 }

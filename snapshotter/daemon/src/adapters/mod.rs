@@ -6,6 +6,5 @@ pub(crate) mod layers;
 pub(crate) mod measured;
 pub(crate) mod origins;
 pub(crate) mod p2p;
-mod p2p_book;
 pub(crate) mod source;
 pub(crate) mod verdicts;

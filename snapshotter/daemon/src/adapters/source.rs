@@ -26,7 +26,8 @@ pub(crate) struct Repositories {
 }
 
 impl Repositories {
-    fn new(client: Client) -> Repositories {
+    /// None opened yet.
+    pub(crate) fn new(client: Client) -> Repositories {
         Repositories {
             client,
             open: Mutex::new(HashMap::new()),

@@ -6,16 +6,20 @@
 //!                                   Whole: every run, hashed ──► verdict: only then goes the last run out
 //! ```
 //!
-//! Nothing proves a run by itself: the digest of the whole decides. Until then runs pass between nodes on the word of
-//! the nodes; a client gets them as they come, but never the last one of a blob that turns out to be another. What was
-//! found right leaves the digests of its runs behind, by which each is checked from then on.
+//! Nothing proves a run by itself: the digest of the whole decides. Until then a run is what the first of its tree says,
+//! who reads it from the registry and is asked directly: nobody in between can alter it. A client gets runs as they come,
+//! but never the last one of a blob that turns out to be another. What was found right leaves the digests of its runs
+//! behind, by which each is checked from then on.
 
 mod file;
 mod lent;
 mod source;
 mod stream;
 mod sums;
+#[cfg(test)]
+mod swarm_tests;
 mod whole;
+mod word;
 
 use std::sync::Arc;
 
@@ -27,6 +31,7 @@ pub(crate) use lent::Lent;
 pub(crate) use source::Source;
 pub(crate) use sums::Sums;
 pub(crate) use whole::Wholes;
+pub(crate) use word::{Question, Said, Voucher, Word, Words};
 
 /// Length of a run, in bytes; the last one of a blob is shorter.
 pub(crate) const RUN: u64 = 4 << 20;

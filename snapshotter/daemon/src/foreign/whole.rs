@@ -7,13 +7,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use lacewing_format::Digest;
-use lacewing_p2p::driver::Source as From;
 use lacewing_p2p::{Class, FetchError, PieceId};
 use sha2::Digest as _;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::{Blob, Failure, Source};
+use super::{Blob, Failure, Source, Voucher};
 use crate::adapters::p2p::Peers;
 
 /// Runs asked for at a time, at first and at most: 32 MiB are some seconds' worth of a slow link and keep a fast one busy.
@@ -159,6 +158,7 @@ impl Peers {
                     let reason = format!("{} has changed at its origin", blob.id);
                     return Err(Failure::new(FetchError::Corrupt, reason));
                 }
+                self.words().note(piece, Digest::of(&bytes), Voucher::Own);
                 self.node.keep(piece, bytes.clone());
                 Ok(bytes)
             }
@@ -175,17 +175,19 @@ impl Peers {
             let Ok(right) = self.read_here(piece, &of).await else {
                 break;
             };
-            let had = self.node.get(piece, Arc::clone(&of), Class::Prefetch).await;
-            if had.is_ok_and(|had| had != right) {
+            let sum = Digest::of(&right);
+            if let Some((said, Voucher::First(voucher))) = self.words().of(&piece)
+                && said != sum
+            {
+                self.node.distrust(voucher, piece);
+            }
+            self.words().note(piece, sum, Voucher::Own);
+            if self.node.stored(&piece).await.is_none_or(|had| had != right) {
                 wrong += 1;
-                let trail = self.node.explain(piece).await.trail;
-                if let Some((From::Peer(peer), _)) = trail.and_then(|trail| trail.source) {
-                    warn!(%peer, ?piece, "this node sent wrong bytes of an ordinary blob");
-                }
                 self.node.forget(&piece);
                 self.node.keep(piece, right.clone());
             }
-            sums.push(Digest::of(&right));
+            sums.push(sum);
             hash.update(&right);
         }
         if Digest(hash.finalize().into()) == blob.id {
@@ -198,6 +200,7 @@ impl Peers {
         }
         for piece in (0..blob.runs()).map_while(|run| blob.piece(run)) {
             self.node.forget(&piece);
+            self.words().forget(&piece);
         }
         Failure::new(
             FetchError::Corrupt,

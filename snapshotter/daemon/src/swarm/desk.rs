@@ -14,6 +14,7 @@ use lacewing_rpc::control::{SwarmNode, SwarmPeer, decode_node, encode_node};
 use tracing::{info, warn};
 
 use crate::adapters::p2p::Peers;
+use crate::foreign::Question;
 
 /// How are you?
 const HOW: u8 = 1;
@@ -62,6 +63,7 @@ impl Calls for Desk {
                     }
                     Some(outcome.err().unwrap_or_default().into())
                 }
+                _ if Question::is(&question) => peers.say(&question).await,
                 _ => None,
             }
         }
