@@ -17,6 +17,8 @@ pub struct LayerRequest {
     pub parent: String,
     /// All labels of the call, [`crate::LayerRef::from_labels`] reads them.
     pub labels: HashMap<String, String>,
+    /// The caller's span, if it sent one: `traceparent` as W3C's Trace Context has it, unchecked.
+    pub traceparent: Option<String>,
 }
 
 /// The answer to the question whether a layer can be lazy.

@@ -78,6 +78,7 @@ impl Snapshotter {
             chain_id: chain_id.clone(),
             parent: call.parent,
             labels: call.labels,
+            traceparent: call.traceparent,
         };
         let answer = self.inner.layers.offer(&request).await;
         let image = request.labels.get(IMAGE_LABEL).cloned().unwrap_or_default();

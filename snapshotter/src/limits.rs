@@ -20,3 +20,6 @@ pub(crate) const STORE_CACHE: usize = 2 << 20;
 /// Layers in one chain. The kernel unites at most 500 (OVL_MAX_STACK); the bound here only ends a loop that
 /// corrupt metadata could make.
 pub(crate) const MAX_CHAIN: usize = 4096;
+
+/// Characters of a `traceparent`: those of today's version, and room for later ones.
+pub(crate) const MAX_TRACEPARENT: usize = 256;

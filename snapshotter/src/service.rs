@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::error::Error;
 use crate::filter::Filters;
-use crate::limits::{LIST_AHEAD, LIST_BATCH, LIST_BYTES};
+use crate::limits::{LIST_AHEAD, LIST_BATCH, LIST_BYTES, MAX_TRACEPARENT};
 use crate::mounts::Mount;
 use crate::snapshot::{Kind, Record, Stamp};
 use crate::snapshotter::{NewCall, Snapshotter};
@@ -42,6 +42,7 @@ impl api::snapshots_server::Snapshots for Service {
         request: Request<api::PrepareSnapshotRequest>,
     ) -> Result<Response<api::PrepareSnapshotResponse>, Status> {
         let namespace = namespace(request.metadata());
+        let traceparent = traceparent(request.metadata());
         let api::PrepareSnapshotRequest {
             key, parent, labels, ..
         } = request.into_inner();
@@ -52,6 +53,7 @@ impl api::snapshots_server::Snapshots for Service {
                 key,
                 parent,
                 labels,
+                traceparent,
             })
             .await?;
         Ok(Response::new(api::PrepareSnapshotResponse {
@@ -74,6 +76,7 @@ impl api::snapshots_server::Snapshots for Service {
                 key,
                 parent,
                 labels,
+                traceparent: None,
             })
             .await?;
         Ok(Response::new(api::ViewSnapshotResponse {
@@ -213,6 +216,12 @@ fn namespace(metadata: &MetadataMap) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
 
+/// The caller's span (W3C Trace Context, version 00, has 55 characters; later versions may have more).
+fn traceparent(metadata: &MetadataMap) -> Option<String> {
+    let value = metadata.get("traceparent")?.to_str().ok()?;
+    (value.len() <= MAX_TRACEPARENT).then(|| value.to_owned())
+}
+
 /// What containerd's metadata store makes of keys is `<namespace>/<number>/<key>`. Its 1.6 sends no header with the calls
 /// it passes on, and only the namespace's own content store knows where an image came from. A hint, never relied on.
 fn namespace_of(key: &str) -> Option<String> {
@@ -258,7 +267,23 @@ fn to_timestamp(stamp: Stamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use tonic::metadata::MetadataValue;
+
     use super::*;
+
+    #[test]
+    fn what_metadata_tell() {
+        let mut metadata = MetadataMap::new();
+        assert_eq!((namespace(&metadata), traceparent(&metadata)), (None, None));
+        let span = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        metadata.insert("traceparent", MetadataValue::from_static(span));
+        metadata.insert(NAMESPACE, MetadataValue::from_static("k8s.io"));
+        assert_eq!(namespace(&metadata).as_deref(), Some("k8s.io"));
+        assert_eq!(traceparent(&metadata).as_deref(), Some(span));
+        let long = MetadataValue::try_from("0".repeat(MAX_TRACEPARENT + 1)).ok();
+        metadata.insert("traceparent", long.unwrap_or(MetadataValue::from_static("")));
+        assert_eq!(traceparent(&metadata), None);
+    }
 
     #[test]
     fn the_namespace_in_a_key() {

@@ -53,6 +53,7 @@ pub(crate) struct NewCall {
     pub(crate) key: String,
     pub(crate) parent: String,
     pub(crate) labels: HashMap<String, String>,
+    pub(crate) traceparent: Option<String>,
 }
 
 impl Snapshotter {

@@ -3,13 +3,17 @@
 import base64
 import contextlib
 import json
+import os
+import socketserver
+import threading
 import time
 from pathlib import Path
 
 from cases import Case, for_each
-from lab import tool
 from lab.containers import CTR, running
-from lab.process import run
+from lab.kubernetes import ACCOUNT, NAMESPACE, TOKEN, ApiServer
+from lab.nodes import client_program
+from lab.process import run, succeeds, wait_until
 from lab.tokens import LIFE_S, PrivateRegistry
 from test_faults import drop_caches
 
@@ -29,13 +33,17 @@ providers:
 """
 
 
-def by_docker_config(folder: Path, door: PrivateRegistry) -> str:
+def docker_config(door: PrivateRegistry) -> dict:
     auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-    (folder / "config.json").write_text(json.dumps({"auths": {door.address: {"auth": auth}}}))
+    return {"auths": {door.address: {"auth": auth}}}
+
+
+def by_docker_config(case: Case, folder: Path, door: PrivateRegistry) -> str:
+    (folder / "config.json").write_text(json.dumps(docker_config(door)))
     return f'[registry]\ndocker_config = "{folder}/config.json"\n'
 
 
-def by_provider(folder: Path, door: PrivateRegistry) -> str:
+def by_provider(case: Case, folder: Path, door: PrivateRegistry) -> str:
     port = door.address.rsplit(":")[-1]
     program = folder / "lab-provider"
     program.write_text(PROVIDER.replace("PORT", port))
@@ -45,53 +53,111 @@ def by_provider(folder: Path, door: PrivateRegistry) -> str:
             f'credential_provider_bin_dir = "{folder}"\n')
 
 
-def by_image_service(_folder: Path, _door: PrivateRegistry) -> str:
+def by_image_service(case: Case, folder: Path, door: PrivateRegistry) -> str:
     return ""
 
 
-HOW = {"docker_config": by_docker_config, "kubelet_provider": by_provider, "image_service": by_image_service}
+def by_helper_socket(case: Case, folder: Path, door: PrivateRegistry) -> str:
+    """A program that listens, and answers each question anew."""
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            asked = json.loads(self.rfile.read())
+            auth = {door.address: {"username": USER, "password": PASSWORD}} if asked["image"].startswith(door.address) else {}
+            self.wfile.write(json.dumps({"kind": "CredentialProviderResponse", "apiVersion": asked["apiVersion"],
+                                         "cacheKeyType": "Registry", "auth": auth}).encode())
+
+    server = socketserver.ThreadingUnixStreamServer(str(folder / "helper"), Handler)
+    case.addCleanup(server.server_close)
+    case.addCleanup(server.shutdown)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f'[registry]\ncredential_socket = "{folder}/helper"\n'
 
 
-@for_each([(how,) for how in HOW])
+def by_service_account(case: Case, folder: Path, door: PrivateRegistry) -> str:
+    api = ApiServer(folder, docker_config(door))
+    case.addCleanup(api.close)
+    return (f'[kubernetes]\nserver = "{api.address}"\nca_file = "{api.ca}"\ntoken_file = "{api.token}"\n'
+            f'service_accounts = ["{NAMESPACE}/{ACCOUNT}"]\n')
+
+
+def by_sealed_file(case: Case, folder: Path, door: PrivateRegistry) -> str:
+    key = folder / "key"
+    key.write_bytes(os.urandom(32))
+    key.chmod(0o600)
+    return f'[registry]\nseal_key_file = "{key}"\n'
+
+
+HOW = {"docker_config": by_docker_config, "kubelet_provider": by_provider, "image_service": by_image_service,
+       "helper_socket": by_helper_socket, "service_account": by_service_account, "sealed": by_sealed_file}
+# These learn from pulls, so pulls go through them.
+LEARN = ["image_service", "sealed"]
+
+
+def pull_through_daemon(node, image: str) -> None:
+    """As kubelet does that is pointed to the daemon's image service."""
+    run(client_program(), "-a", node.daemon.socket, "cri-pull", image, env={"LAB_PULL_AUTH": f"{USER}:{PASSWORD}"})
+
+
+# A row's nodes wait for the ends of their tokens together.
+@for_each([("docker_config",), ("kubelet_provider",), ("image_service",), ("helper_socket", "service_account", "sealed")])
 class Private(Case):
     """A lazy pull, a read after the token's end, and no secret in anything that the daemon writes or tells."""
 
-    def check(self, how: str):
+    def check(self, *hows: str):
         self.world.lazy("redis")
-        with contextlib.closing(PrivateRegistry(self.world.registry, USER, PASSWORD)) as door:
-            folder = self.world.lab.directory(f"credentials-{how}")
-            node = self.world.new_node(2, background=False, extra=HOW[how](folder, door))
-            image = f"{door.address}/lazy/redis:1"
-            if how == "image_service":
-                options = {"env": {"LAB_PULL_AUTH": f"{USER}:{PASSWORD}"}}
-                from lab.nodes import client_program
-                run(client_program(), "-a", node.daemon.socket, "cri-pull", image, **options)
-                namespace = "k8s.io"
-            else:
-                words = ["image", "pull", "--plain-http", "--user", f"{USER}:{PASSWORD}", "--snapshotter", "lacewing", image]
-                node.containerd.ctr(*words)
-                namespace = "default"
-            self.assertTrue(all(layer["lazy"] for layer in node.daemon.status()["layers"]))
-            with running(node.containerd, CTR, image, "lacewing", namespace) as container:
-                self.read_on(door, Path(f"/proc/{container.pid}/root"))
-            self.assertEqual(node.daemon.status()["counters"]["read_errors"], 0)
-            self.nowhere(node)
+        with contextlib.ExitStack() as stack:
+            doors, nodes, roots = [], [], []
+            for how in hows:
+                door = stack.enter_context(contextlib.closing(PrivateRegistry(self.world.registry, USER, PASSWORD)))
+                node = self.world.new_node(2, background=False, extra=self.configured(how, door))
+                doors.append(door)
+                nodes.append(node)
+                roots.append(stack.enter_context(self.container(how, node, f"{door.address}/lazy/redis:1")))
+                if how == "sealed":
+                    # The next worker has it from the disk.
+                    wait_until((node.daemon.root / "credentials.sealed").exists, "the sealed file")
+                    node.daemon.kill_worker()
+                    wait_until(node.daemon.ready, "the next worker")
+                    door.revoke()
+            self.read_on(doors, roots)
+            for node in nodes:
+                self.assertEqual(node.daemon.status()["counters"]["read_errors"], 0)
+                self.nowhere(node)
 
-    def read_on(self, door: PrivateRegistry, root: Path) -> None:
+    def configured(self, how: str, door: PrivateRegistry) -> str:
+        return HOW[how](self, self.world.lab.directory(f"credentials-{how}"), door)
+
+    @contextlib.contextmanager
+    def container(self, how: str, node, image: str):
+        """Pulls and starts; the container's root."""
+        if how in LEARN:
+            pull_through_daemon(node, image)
+        else:
+            words = ["image", "pull", "--plain-http", "--user", f"{USER}:{PASSWORD}", "--snapshotter", "lacewing", image]
+            node.containerd.ctr(*words)
+        self.assertTrue(all(layer["lazy"] for layer in node.daemon.status()["layers"]))
+        namespace = "k8s.io" if how in LEARN else "default"
+        with running(node.containerd, CTR, image, "lacewing", namespace) as started:
+            yield Path(f"/proc/{started.pid}/root")
+
+    def read_on(self, doors: list[PrivateRegistry], roots: list[Path]) -> None:
         """Reads a file now and then for longer than a token lives; each read needs the registry."""
-        files = sorted(file for file in (root / "usr").rglob("*") if file.is_file() and not file.is_symlink())
-        files = [file for file in files if file.stat().st_size > 200_000]
-        issued, end = door.issued, time.monotonic() + LIFE_S + 2
-        while time.monotonic() < end and files:
+        files = [sorted(file for file in (root / "usr").rglob("*") if file.is_file() and not file.is_symlink()) for root in roots]
+        files = [[file for file in of_one if file.stat().st_size > 200_000] for of_one in files]
+        issued, end = [door.issued for door in doors], time.monotonic() + LIFE_S + 2
+        while time.monotonic() < end and all(files):
             drop_caches()
-            files.pop().read_bytes()
+            for of_one in files:
+                of_one.pop().read_bytes()
             time.sleep((LIFE_S + 2) / 30)
         # All at once, too: the token is refused that was good a moment ago.
-        door.revoke()
+        for door in doors:
+            door.revoke()
         drop_caches()
-        for file in files:
+        for file in sum(files, []):
             file.read_bytes()
-        self.assertGreater(door.issued, issued)
+        for door, before in zip(doors, issued):
+            self.assertGreater(door.issued, before)
 
     def nowhere(self, node) -> None:
         """The secret and the proof made of it are in no log, file, status, metrics or dump."""
@@ -99,8 +165,39 @@ class Private(Case):
         told = json.dumps(node.daemon.status()) + node.daemon.process.log.read_text(errors="replace")
         for path in ("/metrics", "/debug", "/status", "/api/status"):
             told += run("curl", "-s", "--unix-socket", node.daemon.http, f"http://localhost{path}", check=False)
-        for secret in (PASSWORD, proof):
+        for secret in (PASSWORD, proof, TOKEN):
             self.assertNotIn(secret, told)
             found = run("grep", "-rlaF", secret, node.daemon.root, "--exclude-dir=l", "--exclude-dir=data",
                         "--exclude-dir=packs", "--exclude-dir=m", "--exclude-dir=snapshots", check=False)
             self.assertEqual(found.strip(), "")
+
+
+class Unsealed(Case):
+    def test_the_next_worker_does_not_know_what_was_in_memory(self):
+        self.world.lazy("redis")
+        with contextlib.closing(PrivateRegistry(self.world.registry, USER, PASSWORD)) as door:
+            node = self.world.new_node(2, background=False, read_timeout_s=2)
+            image = f"{door.address}/lazy/redis:1"
+            pull_through_daemon(node, image)
+            with running(node.containerd, CTR, image, "lacewing", "k8s.io") as container:
+                node.daemon.kill_worker()
+                wait_until(node.daemon.ready, "the next worker")
+                file = f"/proc/{container.pid}/root/usr/bin/perl"
+                self.assertFalse(succeeds("cat", file, timeout=60))
+                # kubelet pulls again, and the same read succeeds.
+                pull_through_daemon(node, image)
+                run("sha256sum", file, timeout=60)
+            self.assertFalse((node.daemon.root / "credentials.sealed").exists())
+
+    def test_a_key_that_others_may_read(self):
+        """Nothing is sealed with it; everything else goes on."""
+        key = self.world.lab.directory("open") / "key"
+        key.write_bytes(os.urandom(32))
+        key.chmod(0o644)
+        node = self.world.new_node(2, extra=f'[registry]\nseal_key_file = "{key}"\n')
+        self.assertIn("others may use it too; chmod 600 it", node.daemon.process.log.read_text())
+        with contextlib.closing(PrivateRegistry(self.world.registry, USER, PASSWORD)) as door:
+            self.world.lazy("redis")
+            pull_through_daemon(node, f"{door.address}/lazy/redis:1")
+        self.assertTrue(all(layer["lazy"] for layer in node.daemon.status()["layers"]))
+        self.assertFalse((node.daemon.root / "credentials.sealed").exists())

@@ -12,7 +12,8 @@ import subprocess
 from pathlib import Path
 
 from cases import Case
-from lab import tool
+from lab import collector, tool
+from lab.collector import Collector
 from lab.containers import CTR, running
 from lab.nodes import Daemon
 from lab.paths import PROJECT, lacewing
@@ -22,6 +23,8 @@ from test_faults import drop_caches
 from world import Node
 
 SECRET = "planted-3f9c1e"
+# What the collector of traces wants to see.
+HEADER = "planted-7b20d4"
 
 
 class Local(http.client.HTTPConnection):
@@ -192,6 +195,11 @@ class Secrets(Case):
         text = daemon.config.read_text()
         daemon.config.write_text(f'{text}\n[registry]\ndocker_config = "{config}"\n')
         daemon.process.env["LACEWING_LOG"] = "trace"
+        traces = Collector() if collector.installed() else None
+        if traces:
+            self.addCleanup(traces.close)
+            daemon.process.env.update({"OTEL_EXPORTER_OTLP_ENDPOINT": traces.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200",
+                                       "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer {HEADER}"})
         daemon.start()
         image = self.world.lazy("redis")
         node.containerd.pull(image, "lacewing")
@@ -201,6 +209,12 @@ class Secrets(Case):
         told["log"] = daemon.process.log.read_text(errors="replace")
         for worker in daemon.workers():
             told["command line"] = Path(f"/proc/{worker}/cmdline").read_text()
+        for where, what in told.items():
+            self.assertNotIn(HEADER, what, where)
+        if traces:
+            wait_until(lambda: traces.named("pull") and traces.named("fetch"), "traces", 60)
+            self.assertIn(HEADER, traces.raw.decode(errors="replace"))
+            told["traces"] = traces.raw.decode(errors="replace")
         for where, what in told.items():
             for secret in (SECRET, auth):
                 self.assertNotIn(secret, what, where)

@@ -96,6 +96,14 @@ impl File {
     }
 }
 
+impl Credential {
+    /// The credential that a docker `config.json` itself holds for a repository, as in a Kubernetes pull secret. Helpers that it
+    /// names are not asked. `None` also if the text is none; what is wrong with it is not told, since it holds secrets.
+    pub fn from_docker_config(text: &[u8], host: &str, repository: &str) -> Option<Credential> {
+        File::parse(text).ok()?.entry(host, repository)
+    }
+}
+
 /// Whether a file's text names a helper for a host, and whether it holds a credential, for fuzzing.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn answers(text: &[u8], host: &str, repository: &str) -> Option<(bool, bool)> {

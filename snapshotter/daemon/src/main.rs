@@ -47,6 +47,7 @@ mod status;
 mod succession;
 mod supervisor;
 mod swarm;
+mod traces;
 mod upgrade;
 mod worker;
 

@@ -32,7 +32,11 @@ pub(crate) fn serving_client(config: &Config, pulls: &Arc<Pulls>) -> Result<Clie
     let options = Options {
         hosts_dir: config.hosts_dir.clone(),
         credentials: credentials::sources(config, pulls)?,
-        docker_config: config.docker_config.clone().or(environment.docker_config.clone()),
+        docker_config: config
+            .credentials
+            .docker_config
+            .clone()
+            .or(environment.docker_config.clone()),
         not_through: config.mirror.iter().map(|mirror| mirror.listen).collect(),
         retry_for: RETRY_FOR.min(config.read_timeout),
         idle_timeout: environment.idle_timeout.min(config.read_timeout),

@@ -27,14 +27,14 @@ use crate::cli::WorkerArgs;
 use crate::config::Config;
 use crate::control::{Control, Identity};
 use crate::credentials::image_service::ImageService;
-use crate::credentials::pulls::Pulls;
 use crate::fds::{self, Descriptors, Fuse, Sign};
 use crate::http::{self, Site};
 use crate::lock::{self, Lock};
 use crate::meters::Meters;
 use crate::mirror;
 use crate::pin::{self, Pins};
-use crate::{guard, registry, succession, swarm};
+use crate::traces::{self, Traces};
+use crate::{credentials, guard, registry, succession, swarm};
 
 /// A sign of life every so often: several fit into the shortest `supervisor.silence_s`.
 const SIGN_EVERY: Duration = Duration::from_secs(3);
@@ -42,6 +42,8 @@ const SIGN_EVERY: Duration = Duration::from_secs(3);
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// Answers under way at SIGTERM may take so long; the supervisor waits longer.
 const GRACE: Duration = Duration::from_secs(5);
+/// Spans that wait when the worker ends are sent within this time, or are lost.
+const TRACES_GRACE: Duration = Duration::from_millis(500);
 /// Mounts, metadata and disk run on these threads. Each costs a stack when used; containerd asks a few at a time.
 const BLOCKING_THREADS: usize = 32;
 
@@ -127,15 +129,21 @@ struct Worker {
     image_service: Option<ImageService>,
     site: Site,
     serving: Vec<Serving>,
+    traces: Traces,
 }
 
 impl Worker {
     fn open(config: &Config, runtime: &Runtime, descriptors: &Descriptors, restarts: u64) -> Result<Worker> {
         let started = SystemTime::now();
-        let pulls = Arc::new(Pulls::default());
+        let traces = traces::start(config.traces.as_deref(), runtime.handle()).unwrap_or_else(|error| {
+            // Nobody's container depends on them.
+            error!("no traces are sent: {error:#}");
+            Traces::default()
+        });
+        let pulls = credentials::open_pulls(config);
         let client = registry::serving_client(config, &pulls)?;
         let origins = Arc::new(Origins::open(&config.root)?);
-        let source = Arc::new(RegistrySource::new(client, Arc::clone(&origins)));
+        let source = Arc::new(RegistrySource::new(client, Arc::clone(&origins), traces.clone()));
         if let Some(p2p) = &config.p2p {
             let _inside = runtime.enter();
             let (repositories, origins) = (Arc::clone(&source.repositories), Arc::clone(&origins));
@@ -152,7 +160,7 @@ impl Worker {
             }
         }
         let meters = Arc::new(Meters::default());
-        let measured = MeasuredSource::new(Arc::clone(&source), Arc::clone(&meters));
+        let measured = MeasuredSource::new(Arc::clone(&source), Arc::clone(&meters), traces.clone());
         let engine = open_engine(config, runtime, Arc::new(measured))?;
         let (serving, no_fuse) = serve(&engine, descriptors);
         if let Some(reason) = &no_fuse {
@@ -175,7 +183,11 @@ impl Worker {
             config.offer_timeout,
         );
         let layers = Arc::new(layers);
-        let port = Arc::new(MeasuredLayers::new(Arc::clone(&layers), Arc::clone(&meters)));
+        let port = Arc::new(MeasuredLayers::new(
+            Arc::clone(&layers),
+            Arc::clone(&meters),
+            traces.clone(),
+        ));
         let snapshotter = Snapshotter::open(&config.root, port, lacewing_snapshotter::Options::default())
             .context("opening the snapshots")?;
         let restored = runtime
@@ -210,6 +222,7 @@ impl Worker {
             image_service,
             site,
             serving,
+            traces,
         })
     }
 
@@ -232,12 +245,16 @@ impl Worker {
         terminate.recv().await;
         info!("stopping");
         let _ = stopping.send(true);
+        // Reads are served meanwhile, so nobody waits for a collector.
+        let traces = self.traces;
+        let finish = tokio::task::spawn_blocking(move || traces.finish(TRACES_GRACE));
         match tokio::time::timeout(GRACE, server).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => warn!("the socket: {error}"),
             Ok(Err(error)) => warn!("the socket: {error}"),
             Err(_) => warn!("calls that took longer than {GRACE:?} were cut off"),
         }
+        let _ = tokio::time::timeout(TRACES_GRACE, finish).await;
         // Requests that still wait for bytes stay with the kernel, for the next worker.
         let serving = self.serving;
         let stop = tokio::task::spawn_blocking(move || serving.into_iter().for_each(Serving::stop));

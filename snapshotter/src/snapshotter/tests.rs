@@ -210,6 +210,7 @@ pub(super) fn call(key: &str, parent: &str, labels: &[(&str, &str)]) -> NewCall 
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect(),
+        traceparent: None,
     }
 }
 

@@ -13,6 +13,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use lacewing_format::Digest;
 use lacewing_format::annotation::{self, IndexRef};
+use opentelemetry::trace::FutureExt as _;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tracing::debug;
@@ -94,7 +95,7 @@ impl Ahead {
             Arc::clone(&self.slots),
         );
         let place = place.clone();
-        tokio::spawn(async move {
+        let looking = async move {
             let indexes = match indexes(&source.repositories, &place, &manifest).await {
                 Ok(indexes) => indexes,
                 // The offers themselves will say what is wrong.
@@ -109,7 +110,8 @@ impl Ahead {
                     tokio::spawn(fetch);
                 }
             }
-        });
+        };
+        tokio::spawn(looking.with_current_context());
     }
 
     /// The stored index, if it was fetched or is being fetched. None also if that fails.
@@ -160,6 +162,7 @@ fn fetch(index: IndexRef, source: &Arc<RegistrySource>, place: &Place, slots: &A
             }
         }
     }
+    .with_current_context()
     .boxed()
     .shared()
 }

@@ -70,6 +70,11 @@ impl NodeLayers {
         self.source.peers()
     }
 
+    /// What a layer's files are read from.
+    pub(crate) fn blobs(&self, layer: u64) -> Vec<Digest> {
+        self.engine.blobs(LayerId(layer))
+    }
+
     /// The repository that an index was found in through containerd's content store, since this worker began.
     pub(crate) fn image_of(&self, index: &Digest) -> Option<String> {
         self.images

@@ -15,6 +15,7 @@ use lacewing_oci::{Access, Client, Descriptor, Error, MediaType, Reference, Regi
 
 use super::origins::{Origins, Place};
 use super::p2p::Peers;
+use crate::traces::Traces;
 
 /// hosts.toml is read when a store is opened; after so long a changed one is noticed.
 const STORE_AGE: Duration = Duration::from_secs(300);
@@ -100,15 +101,17 @@ pub(crate) struct RegistrySource {
     pub(crate) repositories: Arc<Repositories>,
     origins: Arc<Origins>,
     peers: OnceLock<Arc<Peers>>,
+    traces: Traces,
 }
 
 impl RegistrySource {
     /// A source that tries a blob's origins, the most recent first.
-    pub(crate) fn new(client: Client, origins: Arc<Origins>) -> RegistrySource {
+    pub(crate) fn new(client: Client, origins: Arc<Origins>, traces: Traces) -> RegistrySource {
         RegistrySource {
             repositories: Arc::new(Repositories::new(client)),
             origins,
             peers: OnceLock::new(),
+            traces,
         }
     }
 
@@ -127,13 +130,16 @@ impl RegistrySource {
     /// # Errors
     /// Why not, for people.
     pub(crate) async fn index(&self, place: &Place, index: IndexRef) -> Result<Bytes, String> {
-        match self.peers.get() {
-            Some(peers) => peers.index(place, index).await,
-            None => {
-                let read = self.repositories.index(place, index).await;
-                read.map_err(|error| error.to_string())
+        let read = async {
+            match self.peers.get() {
+                Some(peers) => peers.index(place, index).await,
+                None => {
+                    let read = self.repositories.index(place, index).await;
+                    read.map_err(|error| error.to_string())
+                }
             }
-        }
+        };
+        self.traces.index(index, read).await
     }
 }
 

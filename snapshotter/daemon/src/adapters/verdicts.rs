@@ -12,6 +12,8 @@ use lacewing_snapshotter::{IMAGE_LABEL, IMAGE_LAYERS_LABEL, LayerRequest, Offer}
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::traces::{Pull, Traces};
+
 /// A client that lists the layers may unpack a large ordinary one between two questions.
 const QUIET_LISTED: Duration = Duration::from_secs(300);
 /// A client that does not: long enough for a slow index, short enough that the line stands near its cause.
@@ -55,20 +57,34 @@ struct Pulled {
     ends: Instant,
 }
 
-type Images = Arc<Mutex<HashMap<(String, String), Pulled>>>;
-
-/// Images whose layers are being asked for, by namespace and name.
-#[derive(Default)]
-pub(crate) struct Verdicts(Images);
+/// Images whose layers are being asked for.
+#[derive(Clone)]
+pub(crate) struct Verdicts {
+    images: Arc<Mutex<HashMap<Pull, Pulled>>>,
+    traces: Traces,
+}
 
 impl Verdicts {
+    /// `traces`: told when an image has ended.
+    pub(crate) fn new(traces: Traces) -> Verdicts {
+        Verdicts {
+            images: Arc::default(),
+            traces,
+        }
+    }
+
     /// Takes in what was answered for a layer. Called from within the runtime.
     pub(crate) fn enter(&self, request: &LayerRequest, offer: &Offer) {
-        let (image, above) = image_of(request);
-        let key = (request.namespace.clone().unwrap_or_default(), image);
-        let mut images = lock(&self.0);
+        let (key, above) = image_of(request);
+        let mut images = lock(&self.images);
         let known = images.contains_key(&key);
         if !known && images.len() >= MAX_IMAGES {
+            let alone = (
+                matches!(offer, Offer::Lazy { .. }),
+                "one of too many pulls at once",
+            );
+            self.traces
+                .pulled(&key, alone.1, u32::from(alone.0), u32::from(!alone.0));
             return;
         }
         let pulled = images.entry(key.clone()).or_insert_with(|| Pulled {
@@ -84,7 +100,8 @@ impl Verdicts {
             Some(0) => {
                 let verdict = pulled.verdict.clone();
                 images.remove(&key);
-                tell(&key, &verdict);
+                drop(images);
+                self.tell(&key, &verdict);
                 return;
             }
             Some(_) => pulled.ends = Instant::now() + QUIET_LISTED,
@@ -92,46 +109,51 @@ impl Verdicts {
         }
         drop(images);
         if !known {
-            tokio::spawn(wait(Arc::clone(&self.0), key));
+            tokio::spawn(self.clone().wait(key));
         }
+    }
+
+    /// Tells of an image once nobody has asked for it for long enough.
+    async fn wait(self, key: Pull) {
+        loop {
+            let ends = match lock(&self.images).get(&key) {
+                Some(pulled) => pulled.ends,
+                None => return,
+            };
+            if ends > Instant::now() {
+                tokio::time::sleep_until(ends).await;
+                continue;
+            }
+            let ended = lock(&self.images).remove(&key);
+            if let Some(pulled) = ended {
+                self.tell(&key, &pulled.verdict);
+            }
+            return;
+        }
+    }
+
+    fn tell(&self, key: &Pull, verdict: &Verdict) {
+        let (namespace, image) = key;
+        info!(
+            image,
+            namespace,
+            lazy_layers = verdict.lazy,
+            ordinary_layers = verdict.ordinary,
+            "{}",
+            verdict.line()
+        );
+        self.traces
+            .pulled(key, &verdict.line(), verdict.lazy, verdict.ordinary);
     }
 }
 
-/// The image's name, as far as the client says one, and how many layers stand above, if it lists them.
-fn image_of(request: &LayerRequest) -> (String, Option<usize>) {
+/// The pull that a layer belongs to, as far as the client says it, and how many layers stand above, if it lists them.
+pub(super) fn image_of(request: &LayerRequest) -> (Pull, Option<usize>) {
     let label = |key: &str| request.labels.get(key).filter(|value| !value.is_empty());
     let image = label(IMAGE_LABEL).or_else(|| label(annotation::CONFIG));
     let above = label(IMAGE_LAYERS_LABEL).map(|list| list.matches(',').count());
-    (image.cloned().unwrap_or_default(), above)
-}
-
-/// Tells of an image once nobody has asked for it for long enough.
-async fn wait(images: Images, key: (String, String)) {
-    loop {
-        let ends = match lock(&images).get(&key) {
-            Some(pulled) => pulled.ends,
-            None => return,
-        };
-        if ends > Instant::now() {
-            tokio::time::sleep_until(ends).await;
-            continue;
-        }
-        if let Some(pulled) = lock(&images).remove(&key) {
-            tell(&key, &pulled.verdict);
-        }
-        return;
-    }
-}
-
-fn tell((namespace, image): &(String, String), verdict: &Verdict) {
-    info!(
-        image,
-        namespace,
-        lazy_layers = verdict.lazy,
-        ordinary_layers = verdict.ordinary,
-        "{}",
-        verdict.line()
-    );
+    let namespace = request.namespace.clone().unwrap_or_default();
+    ((namespace, image.cloned().unwrap_or_default()), above)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -175,8 +197,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_image_ends_with_its_last_layer() {
-        let verdicts = Verdicts::default();
-        let count = || lock(&verdicts.0).len();
+        let verdicts = Verdicts::new(Traces::default());
+        let count = || lock(&verdicts.images).len();
         verdicts.enter(&request("listed", Some("sha256:a,sha256:b")), &ordinary("x"));
         verdicts.enter(&request("silent", None), &ordinary("x"));
         assert_eq!(count(), 2);
@@ -186,13 +208,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_image_ends_when_nobody_asks_any_more() {
-        let verdicts = Verdicts::default();
+        let verdicts = Verdicts::new(Traces::default());
         verdicts.enter(&request("silent", None), &ordinary("x"));
         let key = (String::new(), "silent".to_owned());
         let pulled =
             |images: &mut HashMap<_, Pulled>| images.get_mut(&key).map(|pulled| pulled.ends = Instant::now());
-        assert!(pulled(&mut lock(&verdicts.0)).is_some());
-        wait(Arc::clone(&verdicts.0), key.clone()).await;
-        assert!(lock(&verdicts.0).is_empty());
+        assert!(pulled(&mut lock(&verdicts.images)).is_some());
+        verdicts.clone().wait(key.clone()).await;
+        assert!(lock(&verdicts.images).is_empty());
     }
 }

@@ -5,30 +5,22 @@
 //! here: what is made of them (a token, a header) is kept by the registry client as long as it is valid, and the program
 //! is asked anew when that is refused.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::future::BoxFuture;
-use lacewing_oci::{Credential, Credentials, Error, Secret};
-use serde::{Deserialize, Serialize};
+use lacewing_oci::{Credential, Credentials, Error};
+use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::warn;
 
 use super::matching::covers;
+use super::protocol::{self, MAX_ANSWER, VERSIONS};
 
-/// Versions that differ in nothing that is used here.
-const VERSIONS: [&str; 3] = [
-    "credentialprovider.kubelet.k8s.io/v1",
-    "credentialprovider.kubelet.k8s.io/v1beta1",
-    "credentialprovider.kubelet.k8s.io/v1alpha1",
-];
 /// As kubelet's own (pkg/credentialprovider/plugin/plugin.go).
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest answer, in bytes: some user names and tokens, of tens of KiB each.
-const MAX_ANSWER: u64 = 1 << 20;
 /// Largest configuration, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 
@@ -58,30 +50,6 @@ struct Variable {
     name: String,
     #[serde(default)]
     value: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Request<'a> {
-    kind: &'static str,
-    api_version: &'a str,
-    image: &'a str,
-}
-
-#[derive(Deserialize)]
-struct Response {
-    kind: String,
-    #[serde(default)]
-    auth: Option<BTreeMap<String, Auth>>,
-}
-
-/// No `Debug`: it holds a secret.
-#[derive(Deserialize)]
-struct Auth {
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    password: String,
 }
 
 /// The configured programs.
@@ -145,12 +113,7 @@ impl Plugins {
     }
 
     async fn run(&self, provider: &Provider, image: &str) -> Result<Option<Credential>, String> {
-        let request = Request {
-            kind: "CredentialProviderRequest",
-            api_version: &provider.api_version,
-            image,
-        };
-        let request = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
+        let request = protocol::request(&provider.api_version, image)?;
         let mut child = tokio::process::Command::new(self.dir.join(&provider.name))
             .args(&provider.args)
             .envs(provider.env.iter().map(|one| (&one.name, &one.value)))
@@ -180,34 +143,8 @@ impl Plugins {
         if !status.success() {
             return Err(format!("{status}"));
         }
-        read(&answer, image)
+        protocol::answer(&answer, image)
     }
-}
-
-/// The credential of an answer. Errors say where, never what.
-fn read(answer: &[u8], image: &str) -> Result<Option<Credential>, String> {
-    if answer.len() as u64 > MAX_ANSWER {
-        return Err(format!("its answer has more than {MAX_ANSWER} bytes"));
-    }
-    let response: Response = serde_json::from_slice(answer).map_err(|error| {
-        format!(
-            "its answer is no CredentialProviderResponse (line {}, column {})",
-            error.line(),
-            error.column()
-        )
-    })?;
-    if response.kind != "CredentialProviderResponse" {
-        return Err("its answer is no CredentialProviderResponse".to_owned());
-    }
-    // kubelet sorts in reverse, so that what names more stands before what names less.
-    let auth = response.auth.unwrap_or_default();
-    let found = auth.into_iter().rev().find(|(pattern, _)| covers(pattern, image));
-    Ok(found
-        .filter(|(_, auth)| !auth.username.is_empty() || !auth.password.is_empty())
-        .map(|(_, auth)| Credential::Basic {
-            username: auth.username,
-            password: Secret::new(auth.password),
-        }))
 }
 
 impl Credentials for Plugins {

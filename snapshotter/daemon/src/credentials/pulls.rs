@@ -1,24 +1,52 @@
 //! The credentials that came with pulls: kubelet reads the pod's and the service account's pull secrets and sends them
-//! with each PullImage, and nowhere else are they to be had on a node.
+//! with each PullImage, and nowhere else are they to be had on a node. A next worker has them only if they are sealed on disk.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
 use lacewing_oci::{Credential, Credentials, Error, Reference, Secret};
 use lacewing_rpc::cri::{AuthConfig, PullImageRequest};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::seal::Seal;
 
 /// Repositories whose credentials are kept: a node runs images of hundreds, not thousands. The oldest goes first.
 const MOST: usize = 1024;
 
-/// What pulls brought, in memory only.
+type Kept = HashMap<(String, String), (Instant, Credential)>;
+
+/// What pulls brought: in memory, and sealed on disk where there is a seal.
 #[derive(Default)]
-pub(crate) struct Pulls(Mutex<HashMap<(String, String), (Instant, Credential)>>);
+pub(crate) struct Pulls {
+    kept: Mutex<Kept>,
+    seal: Option<Mutex<Seal>>,
+}
 
 impl Pulls {
+    /// Begins with what was sealed. What cannot be opened is as good as nothing, and is told in the log.
+    pub(super) fn open(seal: Option<Seal>) -> Pulls {
+        let sealed = seal.as_ref().and_then(|seal| {
+            let read = seal.read();
+            read.unwrap_or_else(|error| {
+                warn!("credentials of earlier pulls are lost: {error:#}");
+                None
+            })
+        });
+        let entries: Vec<Entry> = sealed
+            .and_then(|plain| serde_json::from_slice(&plain).ok())
+            .unwrap_or_default();
+        let kept = entries.into_iter().map(Entry::into_kept).collect();
+        Pulls {
+            kept: Mutex::new(kept),
+            seal: seal.map(Mutex::new),
+        }
+    }
+
     /// Keeps what a pull brings for its image's repository; the latest counts.
-    pub(crate) fn learn(&self, request: &PullImageRequest) {
+    pub(crate) fn learn(self: &Arc<Pulls>, request: &PullImageRequest) {
         let image = request.image.as_ref().map(|image| image.image.as_str());
         let Some(Ok(Reference::Registry(image))) = image.map(str::parse) else {
             return;
@@ -30,7 +58,7 @@ impl Pulls {
         else {
             return;
         };
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept();
         let key = (image.host, image.repository);
         if kept.len() >= MOST && !kept.contains_key(&key) {
             let oldest = kept.iter().min_by_key(|(_, (since, _))| *since);
@@ -38,7 +66,77 @@ impl Pulls {
                 kept.remove(&oldest);
             }
         }
-        kept.insert(key, (Instant::now(), credential));
+        let before = kept.insert(key, (Instant::now(), credential.clone()));
+        drop(kept);
+        if self.seal.is_some() && before.is_none_or(|(_, before)| before != credential) {
+            let this = Arc::clone(self);
+            tokio::task::spawn_blocking(move || this.keep());
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Seals all of them as they are now.
+    fn keep(&self) {
+        let Some(seal) = &self.seal else { return };
+        // One at a time, and each writes what it finds then: the last one writes the latest.
+        let seal = seal.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries: Vec<Entry> = self.kept().iter().map(Entry::of).collect();
+        let written = serde_json::to_vec(&entries).map_err(std::io::Error::from);
+        if let Err(error) = written.and_then(|plain| seal.write(plain)) {
+            warn!("credentials of pulls are in memory only: sealing them: {error}");
+        }
+    }
+}
+
+/// A credential as it is sealed. No `Debug`: it holds a secret.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    host: String,
+    repository: String,
+    kind: Kind,
+    #[serde(default)]
+    username: String,
+    secret: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Basic,
+    IdentityToken,
+    RegistryToken,
+}
+
+impl Entry {
+    fn of(((host, repository), (_, credential)): (&(String, String), &(Instant, Credential))) -> Entry {
+        let (kind, username, secret) = match credential {
+            Credential::Basic { username, password } => (Kind::Basic, username.clone(), password),
+            Credential::IdentityToken(token) => (Kind::IdentityToken, String::new(), token),
+            Credential::RegistryToken(token) => (Kind::RegistryToken, String::new(), token),
+        };
+        Entry {
+            host: host.clone(),
+            repository: repository.clone(),
+            kind,
+            username,
+            secret: secret.expose().to_owned(),
+        }
+    }
+
+    fn into_kept(self) -> ((String, String), (Instant, Credential)) {
+        let secret = Secret::new(self.secret);
+        let credential = match self.kind {
+            Kind::Basic => Credential::Basic {
+                username: self.username,
+                password: secret,
+            },
+            Kind::IdentityToken => Credential::IdentityToken(secret),
+            Kind::RegistryToken => Credential::RegistryToken(secret),
+        };
+        ((self.host, self.repository), (Instant::now(), credential))
     }
 }
 
@@ -78,8 +176,7 @@ impl Credentials for Pulls {
         repository: &'a str,
     ) -> BoxFuture<'a, Result<Option<Credential>, Error>> {
         let key = (host.to_owned(), repository.to_owned());
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.get(&key).map(|(_, credential)| credential.clone());
+        let found = self.kept().get(&key).map(|(_, credential)| credential.clone());
         Box::pin(async move { Ok(found) })
     }
 }
@@ -117,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_repository_gets_what_its_latest_pull_brought() {
-        let pulls = Pulls::default();
+        let pulls = Arc::new(Pulls::default());
         pulls.learn(&pull("r.example/a:1", password("one")));
         pulls.learn(&pull(
             "r.example/a@sha256:0000000000000000000000000000000000000000000000000000000000000000",
@@ -131,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_credential_for_another_server_is_not_sent() {
-        let pulls = Pulls::default();
+        let pulls = Arc::new(Pulls::default());
         for (server, image, kept) in [
             ("https://r.example/v1/", "r.example/a", true),
             ("other.example", "r.example/b", false),
@@ -150,9 +247,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_next_worker_has_what_was_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        std::fs::write(&key, [9; 32]).unwrap();
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let open = || Arc::new(Pulls::open(Some(Seal::open(dir.path(), &key).unwrap())));
+        let runtime = || tokio::runtime::Runtime::new().unwrap();
+        let auths = [
+            ("r.example/basic", password("one")),
+            (
+                "r.example/identity",
+                AuthConfig {
+                    identity_token: "two".into(),
+                    ..AuthConfig::default()
+                },
+            ),
+            (
+                "r.example/token",
+                AuthConfig {
+                    registry_token: "three".into(),
+                    ..AuthConfig::default()
+                },
+            ),
+        ];
+        let pulls = open();
+        // Dropping a runtime waits for what it does aside.
+        runtime().block_on(async {
+            for (image, auth) in &auths {
+                pulls.learn(&pull(image, auth.clone()));
+            }
+        });
+        let next = open();
+        assert_eq!(next.kept().len(), auths.len());
+        for (key, (_, credential)) in pulls.kept().iter() {
+            assert_eq!(&next.kept()[key].1, credential);
+        }
+        std::fs::write(&key, [8; 32]).unwrap();
+        assert!(open().kept().is_empty(), "opened under another key");
+    }
+
     #[tokio::test]
     async fn what_is_kept_is_bounded() {
-        let pulls = Pulls::default();
+        let pulls = Arc::new(Pulls::default());
         for number in 0..=MOST {
             pulls.learn(&pull(&format!("r.example/a{number}"), password("p")));
         }

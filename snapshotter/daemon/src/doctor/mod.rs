@@ -4,6 +4,7 @@
 //! check is a function that returns findings; what they decide from text alone is apart from where the text comes from.
 
 mod containerd;
+mod credentials;
 mod daemon;
 mod disk;
 mod kernel;
@@ -114,6 +115,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Outcome> {
         status.as_ref(),
     ));
     findings.extend(disk::look(&config));
+    findings.extend(credentials::look(&config));
     findings.extend(registry::look(&config, args.image.as_deref(), &runtime));
     let report = Report {
         healthy: findings.iter().all(|finding| finding.verdict != Verdict::Problem),

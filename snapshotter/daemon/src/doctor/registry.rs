@@ -1,6 +1,6 @@
-//! Registries: their configuration, credentials, and whether an image is there and converted.
+//! Registries: their configuration, and whether an image is there and converted.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,7 +19,6 @@ const MAX_FILE: u64 = 1 << 20;
 
 pub(super) fn look(config: &Config, image: Option<&str>, runtime: &Runtime) -> Vec<Finding> {
     let mut findings = hosts(config);
-    findings.extend(credentials(config));
     if let Some(image) = image {
         let asked = async { tokio::time::timeout(PATIENCE, ask(config, image)).await };
         findings.push(match runtime.block_on(asked) {
@@ -34,7 +33,11 @@ pub(super) fn look(config: &Config, image: Option<&str>, runtime: &Runtime) -> V
     findings
 }
 
-fn read(path: &Path) -> Result<String> {
+/// A file of a page or so of text.
+///
+/// # Errors
+/// The system's; a file that is too long.
+pub(super) fn read(path: &Path) -> Result<String> {
     let length = std::fs::metadata(path)?.len();
     anyhow::ensure!(length <= MAX_FILE, "has {length} bytes");
     Ok(std::fs::read_to_string(path)?)
@@ -66,76 +69,6 @@ fn hosts(config: &Config) -> Vec<Finding> {
         findings.push(Finding::ok("hosts", format!("{} can be read", dir.display())));
     }
     findings
-}
-
-/// The file with credentials, as the daemon looks for it.
-fn credentials_file(config: &Config) -> Option<PathBuf> {
-    let environment = lacewing_oci::Options::from_environment().docker_config;
-    config.docker_config.clone().or(environment)
-}
-
-fn credentials(config: &Config) -> Vec<Finding> {
-    let Some(file) = credentials_file(config) else {
-        return Vec::new();
-    };
-    let named = config.docker_config.is_some();
-    if !file.exists() {
-        return match named {
-            true => vec![Finding::problem(
-                "credentials",
-                format!("{} is not there", file.display()),
-                "make it (`docker login` does), or take `[registry] docker_config` out",
-            )],
-            false => vec![Finding::ok("credentials", "none: only what everybody may read")],
-        };
-    }
-    let value = match read(&file).and_then(|text| Ok(serde_json::from_str::<Value>(&text)?)) {
-        Ok(value) => value,
-        Err(error) => {
-            // The parser tells line and column, never the text.
-            let advice = "correct that file: without it private images are forbidden";
-            return vec![Finding::problem(
-                "credentials",
-                format!("{}: {error:#}", file.display()),
-                advice,
-            )];
-        }
-    };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing: Vec<String> = helpers(&value)
-        .into_iter()
-        .filter(|helper| !std::env::split_paths(&path).any(|dir| dir.join(helper).is_file()))
-        .collect();
-    match missing.first() {
-        None => vec![Finding::ok(
-            "credentials",
-            format!("{} can be read", file.display()),
-        )],
-        Some(helper) => vec![Finding::problem(
-            "credentials",
-            format!(
-                "{} names the helper {helper}, which is not in PATH",
-                file.display()
-            ),
-            "install it where the daemon finds it too (a unit's PATH is short), or log in without it",
-        )],
-    }
-}
-
-/// The programs that a docker configuration names.
-fn helpers(value: &Value) -> Vec<String> {
-    let mut names: Vec<String> = value["credHelpers"]
-        .as_object()
-        .into_iter()
-        .flat_map(|helpers| helpers.values())
-        .chain([&value["credsStore"]])
-        .filter_map(Value::as_str)
-        .filter(|name| !name.is_empty())
-        .map(|name| format!("docker-credential-{name}"))
-        .collect();
-    names.sort();
-    names.dedup();
-    names
 }
 
 async fn ask(config: &Config, image: &str) -> Finding {
@@ -204,19 +137,4 @@ async fn annotations(config: &Config, image: &str) -> Result<Vec<bool>> {
         .iter()
         .map(|layer| layer["annotations"][annotation::INDEX].is_string())
         .collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn helpers_are_found() {
-        let value = serde_json::json!({"credsStore": "pass", "credHelpers": {"a.example": "ecr-login", "b": "pass", "c": ""}});
-        assert_eq!(
-            helpers(&value),
-            ["docker-credential-ecr-login", "docker-credential-pass"]
-        );
-        assert!(helpers(&serde_json::json!({"auths": {}})).is_empty());
-    }
 }

@@ -1,0 +1,78 @@
+"""A stand-in for Kubernetes' API server: one service account and its pull secret, over TLS, for who shows the right token. No
+API server is in the package registries that the lab installs from; paths, objects and refusals are those of the API's reference."""
+
+import base64
+import json
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from .process import run
+
+TOKEN = "planted-service-token-51d0aa"
+NAMESPACE, ACCOUNT, SECRET = "team", "builder", "registry-login"
+
+
+class ApiServer:
+    """Serves on a port of its own; `asked` counts the reads of the secret."""
+
+    def __init__(self, folder: Path, docker_config: dict):
+        self.ca, self.token = folder / "ca.crt", folder / "token"
+        self.token.write_text(f"{TOKEN}\n")
+        self.asked = self.refused = 0
+        data = base64.b64encode(json.dumps(docker_config).encode()).decode()
+        core = f"/api/v1/namespaces/{NAMESPACE}"
+        self.objects = {
+            f"{core}/serviceaccounts/{ACCOUNT}": {
+                "kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": ACCOUNT, "namespace": NAMESPACE},
+                "imagePullSecrets": [{"name": "gone"}, {"name": SECRET}],
+            },
+            f"{core}/secrets/{SECRET}": {
+                "kind": "Secret", "apiVersion": "v1", "metadata": {"name": SECRET, "namespace": NAMESPACE},
+                "type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": data},
+            },
+        }
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                    server.refused += 1
+                    return self.say(401, {"kind": "Status", "code": 401})
+                found = server.objects.get(self.path)
+                server.asked += self.path.endswith(SECRET)
+                return self.say(200, found) if found else self.say(404, {"kind": "Status", "code": 404})
+
+            def say(self, status: int, answer: dict) -> None:
+                body = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.certificate(folder))
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.address = f"https://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def certificate(self, folder: Path) -> tuple[Path, Path]:
+        """A cluster's authority, and the server's certificate by it."""
+        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+        run(*new, "-subj", "/CN=cluster", "-keyout", folder / "ca.key", "-out", self.ca)
+        run(*new, "-subj", "/CN=kube-apiserver", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE",
+            "-CA", self.ca, "-CAkey", folder / "ca.key", "-keyout", folder / "api.key", "-out", folder / "api.crt")
+        return folder / "api.crt", folder / "api.key"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
