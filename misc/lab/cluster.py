@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .bittorrent import Swarm
 from .netns import REGISTRY, Network, address
 from .nodes import Containerd, Daemon
 from .paths import SCRATCH
@@ -281,6 +282,7 @@ def main() -> None:
     parser.add_argument("--kill", type=int, default=0, help="nodes that are killed when they have half of it")
     parser.add_argument("--slow", type=int, default=0, help="nodes whose link has a tenth of the speed")
     parser.add_argument("--registry-only", action="store_true", help="the same without the piece layer, too")
+    parser.add_argument("--bittorrent", action="store_true", help="the same bytes by a BitTorrent swarm, too (pip3 install libtorrent)")
     parser.add_argument("--idle", type=int, default=0, metavar="S", help="instead: what nodes cost that do nothing for S seconds")
     parser.add_argument("--no-alone", action="store_true", help="leave the run of one node alone out")
     args = parser.parse_args()
@@ -321,6 +323,13 @@ def main() -> None:
                 for machine in range(1, nodes + 1):
                     network.limit(machine, args.mbit)
                 cluster.stop()
+        if args.bittorrent:
+            blob = next(file for file in near.process.log.parent.rglob("data") if file.is_file() and file.stat().st_size == blobs)
+            swarm = Swarm(lab.folder / "bittorrent", network, blob, args.nodes)
+            try:
+                print(swarm.rollout(args.kill, args.slow))
+            finally:
+                swarm.stop()
 
 
 def accelerator_bytes(registry: Registry, index_digest: str) -> int:
