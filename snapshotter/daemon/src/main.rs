@@ -26,11 +26,13 @@ mod doctor;
 mod fds;
 mod foreign;
 mod gc;
+mod give_back;
 mod guard;
 mod http;
 mod inspect;
 mod limits;
 mod lock;
+mod memory;
 mod meters;
 mod metrics;
 mod mirror;
@@ -76,6 +78,9 @@ pub(crate) struct WrongUse(pub(crate) String);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Daemon(_) | Command::Worker(_) | Command::Mount(_)) {
+        memory::bound();
+    }
     lacewing_oci::install_crypto_provider();
     if let Err(message) = log_to_stderr(&cli) {
         eprintln!("lacewing: {message}");
