@@ -463,3 +463,21 @@ fn nothing_is_shown_that_nobody_serves() {
     ));
     assert!(Engine::data_dir(node.root.path()).exists());
 }
+
+#[test]
+fn the_kernel_keeps_that_a_name_is_not_there() {
+    let Some(mut node) = node(quiet_fuse) else { return };
+    let absent = |path: &Path| path.metadata().unwrap_err().kind() == std::io::ErrorKind::NotFound;
+    for xattrs in [false, true] {
+        let names = ["dir/absent", "absent"].map(|name| node.show(&edges(xattrs)).join(name));
+        assert!(names.iter().all(|name| absent(name)));
+        // Nobody answers any more: a question would wait.
+        node.stop();
+        let (say, said) = std::sync::mpsc::channel();
+        let asked = names.clone();
+        std::thread::spawn(move || say.send(asked.iter().all(|name| absent(name))));
+        let still = said.recv_timeout(std::time::Duration::from_secs(30));
+        node.start(quiet_fuse);
+        assert_eq!(still, Ok(true), "xattrs: {xattrs}");
+    }
+}

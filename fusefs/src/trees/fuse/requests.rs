@@ -104,7 +104,12 @@ impl TreeServer {
                 let tree = self.forest.by_name(name)?;
                 wire::put(call.answer, entry_out(&tree, &tree.inode()?)?);
             }
-            Some(tree) => wire::put(call.answer, entry_out(&tree, &tree.lookup(name)?)?),
+            Some(tree) => match tree.lookup(name) {
+                Ok(inode) => wire::put(call.answer, entry_out(&tree, &inode)?),
+                // No node: the kernel may keep that too. Overlayfs asks each layer for what others hold.
+                Err(Refusal::NotFound) => wire::put(call.answer, absent()),
+                Err(refusal) => return Err(refusal),
+            },
         }
         Ok(())
     }
@@ -281,4 +286,12 @@ fn entry_out(tree: &Tree, inode: &InodeView<'_>) -> Result<EntryOut, Refusal> {
         attr: attr(tree, inode)?,
         ..Default::default()
     })
+}
+
+/// The answer that there is no such name, and never will be.
+fn absent() -> EntryOut {
+    EntryOut {
+        entry_valid: KEEP,
+        ..Default::default()
+    }
 }
