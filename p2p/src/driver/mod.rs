@@ -151,6 +151,16 @@ pub struct PeerStatus {
     pub traffic: Traffic,
 }
 
+/// The beginning of a piece's tree.
+#[derive(Clone, Debug, Default)]
+pub struct Firsts {
+    /// At most 16, earliest first, and whether each is earlier than this node. Without this node and those that it has cut
+    /// off.
+    pub peers: Vec<(SocketAddr, bool)>,
+    /// How many members the cluster has.
+    pub members: u32,
+}
+
 /// Whom a node would ask for a piece, and what it did to get it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -185,7 +195,7 @@ enum Command {
     Call(SocketAddr, Bytes, oneshot::Sender<Bytes>),
     Answer(Arc<dyn Calls>),
     Pieces(Digest, oneshot::Sender<Vec<PieceId>>),
-    Firsts(PieceId, oneshot::Sender<Vec<(SocketAddr, bool)>>),
+    Firsts(PieceId, oneshot::Sender<Firsts>),
     Distrust(SocketAddr, PieceId),
 }
 
@@ -293,9 +303,8 @@ impl Node {
         answer.await.unwrap_or_default()
     }
 
-    /// Who stands at the beginning of a piece's tree, earliest first, and whether that is earlier than this node: the first
-    /// reads the piece from its origin. Without this node and those that it has cut off; at most 16.
-    pub async fn firsts(&self, piece: PieceId) -> Vec<(SocketAddr, bool)> {
+    /// Who stands at the beginning of a piece's tree. The first reads the piece from its origin.
+    pub async fn firsts(&self, piece: PieceId) -> Firsts {
         let (reply, answer) = oneshot::channel();
         let _ = self.commands.send(Command::Firsts(piece, reply));
         answer.await.unwrap_or_default()

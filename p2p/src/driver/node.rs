@@ -17,8 +17,8 @@ use super::known::Known;
 use super::links::{Deferred, Links, Way};
 use super::pace::Uploads;
 use super::{
-    Bucket, Command, Explained, GATHER, GetError, Origin, OriginError, Outgoing, Parts, PeerStatus, Status,
-    Verdict, Verifier,
+    Bucket, Command, Explained, Firsts, GATHER, GetError, Origin, OriginError, Outgoing, Parts, PeerStatus,
+    Status, Verdict, Verifier,
 };
 use crate::error::FetchError;
 use crate::identity::Identity;
@@ -286,7 +286,8 @@ impl Loop {
             Command::Firsts(piece, reply) => {
                 let firsts = self.swarm.firsts(&piece, FIRSTS).into_iter();
                 let known = firsts.filter_map(|(peer, earlier)| Some((self.links.address(peer)?, earlier)));
-                let _ = reply.send(known.collect());
+                let (peers, members) = (known.collect(), self.status.members);
+                let _ = reply.send(Firsts { peers, members });
             }
             Command::Distrust(address, piece) => {
                 self.name(address, &piece);

@@ -1,6 +1,7 @@
 //! On whose word runs are believed until their blob is proven, and how nodes ask each other for it.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -53,6 +54,8 @@ struct State {
 pub(crate) struct Words {
     state: Mutex<State>,
     turns: Semaphore,
+    /// Other nodes make other choices.
+    chance: RandomState,
 }
 
 impl Default for Words {
@@ -60,6 +63,7 @@ impl Default for Words {
         Words {
             state: Mutex::default(),
             turns: Semaphore::new(TURNS),
+            chance: RandomState::new(),
         }
     }
 }
@@ -113,6 +117,12 @@ impl Words {
         if state.silent.len() < MOST_SILENT {
             state.silent.insert(peer, Instant::now());
         }
+    }
+
+    /// One of `count`, for a run always the same one on this node.
+    pub(crate) fn choice(&self, piece: &PieceId, count: u32) -> usize {
+        let chance = self.chance.hash_one(piece) % u64::from(count.max(1));
+        usize::try_from(chance).unwrap_or(0)
     }
 
     /// Waits for a turn to read from an origin.
@@ -255,6 +265,17 @@ mod tests {
         assert_eq!(words.of(&piece(2 * MOST as u64)), Some((sum, Voucher::Own)));
         words.forget(&piece(2 * MOST as u64));
         assert_eq!(words.of(&piece(2 * MOST as u64)), None);
+    }
+
+    #[test]
+    fn a_crowd_spreads() {
+        let words = Words::default();
+        assert!((0..100).all(|number| words.choice(&piece(number), 1) == 0));
+        let mut chosen: Vec<usize> = (0..1000).map(|number| words.choice(&piece(number), 8)).collect();
+        assert_eq!(words.choice(&piece(0), 8), chosen[0]);
+        chosen.sort_unstable();
+        chosen.dedup();
+        assert_eq!(chosen, (0..8).collect::<Vec<_>>());
     }
 
     #[test]

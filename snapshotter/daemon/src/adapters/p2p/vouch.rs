@@ -29,6 +29,9 @@ use crate::foreign::{Question, Said, Voucher, Word, is_run};
 /// How many of the beginning of a tree go to the registry without waiting: those that may vouch.
 const ROOTS: usize = 2;
 
+/// One node answers so many of all others: it has as many connections for that.
+const CROWD: u32 = 512;
+
 /// A node that is well answers from memory, or hashes 4 MiB; on a loaded machine behind a full link that takes its time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -89,9 +92,17 @@ impl Shared {
     ) -> Option<Word> {
         let node = self.node.get()?;
         let firsts = node.firsts(piece).await;
-        let roots = firsts.iter().filter(|(_, earlier)| *earlier).take(ROOTS);
+        let earlier = firsts.peers.iter().filter(|(_, earlier)| *earlier);
+        let earlier: Vec<SocketAddr> = earlier.map(|(peer, _)| *peer).collect();
+        // In a crowd the first would get too many connections: the next ones, who have asked it, answer in its place.
+        let one_of = self.words.choice(&piece, firsts.members / CROWD + 1);
+        if let Some(instead) = earlier.get(one_of).filter(|peer| one_of > 0 && **peer != from)
+            && let Some(said) = self.ask(node, *instead, piece, of).await
+        {
+            return Some((said, Voucher::StandIn(*instead)));
+        }
         let vouchers = [Voucher::First, Voucher::StandIn];
-        for ((root, _), voucher) in roots.clone().zip(vouchers) {
+        for (root, voucher) in earlier.iter().take(ROOTS).zip(vouchers) {
             if *root == from {
                 return Some((sum, voucher(from)));
             }
@@ -100,7 +111,7 @@ impl Shared {
                 None => debug!(%root, ?piece, "the beginning of the tree does not vouch"),
             }
         }
-        if roots.count() > 0 {
+        if !earlier.is_empty() {
             match self.read_right(piece, of).await {
                 Ok(read) => return Some((read, Voucher::Own)),
                 Err(FetchError::Unavailable) => {}
@@ -109,7 +120,7 @@ impl Shared {
         }
         // The origin is gone: the earliest that has the run stands in for it.
         let stand_in = async {
-            for (peer, _) in &firsts {
+            for (peer, _) in &firsts.peers {
                 if *peer == from {
                     return Some((sum, Voucher::StandIn(from)));
                 }
