@@ -26,7 +26,6 @@ mod doctor;
 mod fds;
 mod foreign;
 mod gc;
-mod give_back;
 mod guard;
 mod http;
 mod inspect;
