@@ -22,6 +22,7 @@ class PrivateRegistry:
         self.registry = registry
         self.proof = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
         self.tokens: dict[str, float] = {}
+        self.life = LIFE_S
         self.issued = self.refused = 0
         self.lock = threading.Lock()
         door = self
@@ -73,9 +74,9 @@ class PrivateRegistry:
             return self.send(request, 401, {}, b'{"errors":[{"code":"UNAUTHORIZED"}]}')
         token = secrets.token_urlsafe(24)
         with self.lock:
-            self.tokens[token] = time.monotonic() + LIFE_S
+            self.tokens[token] = time.monotonic() + self.life
             self.issued += 1
-        return self.send(request, 200, {}, json.dumps({"token": token, "expires_in": LIFE_S}).encode())
+        return self.send(request, 200, {}, json.dumps({"token": token, "expires_in": self.life}).encode())
 
     def forward(self, request: BaseHTTPRequestHandler) -> None:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}

@@ -22,6 +22,14 @@ COPIES = 1.5
 KINDS = {"Accept": "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json"}
 
 
+def token(door: PrivateRegistry) -> dict:
+    """What a client shows that has logged in."""
+    proof = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    asked = urllib.request.Request(f"http://{door.address}/token", headers={"Authorization": f"Basic {proof}"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return {"Authorization": f"Bearer {json.load(answer)['token']}"}
+
+
 class Mirror(Case):
     """Each test has a piece layer of its own, of daemons without layers."""
 
@@ -135,25 +143,50 @@ class Mirror(Case):
             finally:
                 mirrors.stop()
 
+    def test_a_node_that_may_not_read_stops_nobody(self) -> None:
+        """It is the first of every fourth run's tree, and has no log-in."""
+        with contextlib.closing(Door(self.world.registry)) as counted, \
+                contextlib.closing(PrivateRegistry(counted, USER, PASSWORD)) as door:
+            # As long as a slow machine needs.
+            door.life = 600
+            mirrors = Mirrors(self.world.lab, door.address, 4)
+            try:
+                *able, unable = mirrors.daemons
+                bodies = {}
+
+                def pull(daemon) -> None:
+                    shown = token(door)
+                    for part in self.layers:
+                        path = f"/v2/{IMAGE}/blobs/{part['digest']}"
+                        bodies[daemon.mirror, part["digest"]] = request(daemon, "GET", path, shown)[2]
+
+                threads = [threading.Thread(target=pull, args=(daemon,)) for daemon in able]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                for (_, digest), body in bodies.items():
+                    self.assertEqual(f"sha256:{hashlib.sha256(body).hexdigest()}", digest)
+                self.assertEqual(len(bodies), len(able) * len(self.layers))
+                self.assertLess(counted.blob_bytes, COPIES * self.blobs, "the registry gave more than its share")
+                path = f"/v2/{IMAGE}/blobs/{self.layers[-1]['digest']}"
+                self.assertEqual(request(unable, "GET", path)[0], 401)
+                self.assertEqual(request(unable, "GET", path, token(door))[2], bodies[able[0].mirror, self.layers[-1]["digest"]])
+            finally:
+                mirrors.stop()
+
     def private(self, door: PrivateRegistry, first, second) -> None:
         digest = self.layers[-1]["digest"]
         path, whole = f"/v2/{IMAGE}/blobs/{digest}", self.world.registry.blob(IMAGE, digest)
         manifest = f"/v2/{IMAGE}/manifests/1"
-
-        def token() -> dict:
-            proof = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-            asked = urllib.request.Request(f"http://{door.address}/token", headers={"Authorization": f"Basic {proof}"})
-            with urllib.request.urlopen(asked, timeout=60) as answer:
-                return {"Authorization": f"Bearer {json.load(answer)['token']}"}
-
         for target in (path, manifest):
             status, headers, _ = request(first, "GET", target)
             self.assertEqual(status, 401)
             self.assertIn(f"http://{door.address}/token", headers["www-authenticate"])
-        self.assertEqual(request(first, "GET", path, token())[2], whole)
-        self.assertEqual(request(first, "GET", manifest, {**token(), **KINDS})[0], 200)
+        self.assertEqual(request(first, "GET", path, token(door))[2], whole)
+        self.assertEqual(request(first, "GET", manifest, {**token(door), **KINDS})[0], 200)
         # In the caches of both from now on; that is nobody's right to it.
-        self.assertEqual(request(second, "GET", path, token())[2], whole)
+        self.assertEqual(request(second, "GET", path, token(door))[2], whole)
         for daemon in (first, second):
             for headers in ({}, {"Authorization": "Bearer invented"}, {"Range": "bytes=0-9"}):
                 status, _, body = request(daemon, "GET", path, headers)
