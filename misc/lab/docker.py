@@ -2,10 +2,13 @@
 
 import base64
 import http.client
+import io
 import json
 import os
 import socket
+import tarfile
 from pathlib import Path
+from urllib.parse import quote
 
 from .nodes import Containerd
 from .paths import CACHE, PROJECT
@@ -65,12 +68,16 @@ class Docker:
     def stop(self) -> None:
         self.process.stop()
 
-    def call(self, method: str, path: str, body: dict | None = None) -> bytes:
+    def call(self, method: str, path: str, body: dict | bytes | None = None) -> bytes:
         """One request of the engine's API; RuntimeError with its answer if it refuses."""
         connection = _Local(self.socket)
         headers = {"Content-Type": "application/json", "X-Registry-Auth": NO_CREDENTIALS}
+        if isinstance(body, bytes):
+            headers["Content-Type"] = "application/x-tar"
+        elif body is not None:
+            body = json.dumps(body).encode()
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             content = answer.read()
         finally:
@@ -87,6 +94,16 @@ class Docker:
     def push(self, image: str) -> None:
         name, tag = image.rsplit(":", 1)
         self.call("POST", f"/images/{name}/push?tag={tag}")
+
+    def build(self, dockerfile: str, tag: str, builder: int) -> str:
+        """Builds an image, by the classic builder (1) or by BuildKit (2), and returns what the builder told."""
+        context = io.BytesIO()
+        with tarfile.open(fileobj=context, mode="w") as tar:
+            entry = tarfile.TarInfo("Dockerfile")
+            entry.size = len(dockerfile.encode())
+            tar.addfile(entry, io.BytesIO(dockerfile.encode()))
+        path = f"/build?version={builder}&t={quote(tag)}&networkmode=none&rm=1"
+        return self.call("POST", path, context.getvalue()).decode(errors="replace")
 
     def run(self, image: str, name: str, *command: str) -> str:
         """Runs a container to its end and returns its output; the container stays."""

@@ -3,9 +3,10 @@
 use std::error::Error;
 
 /// Every file that holds a service; what they import comes along.
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "containerd/services/snapshots/v1/snapshots.proto",
     "containerd/services/content/v1/content.proto",
+    "containerd/services/images/v1/images.proto",
     "runtime/v1/images.proto",
     "lacewing/v1/control.proto",
 ];

@@ -1,5 +1,6 @@
-"""Push, save and commit of a lazily pulled image: its layers' blobs are fetched first, as nerdctl does before each of these."""
+"""Push, save and commit of a lazily pulled image: its layers' blobs are given to containerd's content store first."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -9,6 +10,8 @@ from lab.nodes import Containerd
 from lab.oci import CONFIG_TYPE, GZIP, LAYER_TYPE, MANIFEST_TYPE
 from lab.paths import lacewing
 from lab.process import CommandFailed, run
+from lab.tokens import PrivateRegistry
+from world import Node
 
 NAME = "redis"
 ONE = ["--platform", "linux/amd64"]
@@ -16,6 +19,10 @@ ONE = ["--platform", "linux/amd64"]
 
 def digest_of(file: Path) -> str:
     return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def give(node: Node, image: str, namespace: str = "default") -> str:
+    return run(lacewing(), "pull", "--content", "--namespace", namespace, "--address", node.daemon.socket, image)
 
 
 @for_each([(generation,) for generation in (1, 2)])
@@ -35,12 +42,21 @@ class GivenBack(Case):
             containerd.ctr("image", "export", *ONE, file, image)
         self.assertIn("not found", failed.exception.output)
         # With what the conversion added, so that the image can be pushed as a whole.
-        containerd.ctr("content", "fetch", "--plain-http", "--all-platforms", image)
+        told = give(node, image)
+        self.assertIn("in containerd's content store (default)", told)
         self.assertEqual(layers - containerd.content(), set())
+        self.assertIn(" 0 fetched", give(node, image))
+        self.collected(containerd)
+        self.assertEqual(layers - containerd.content(), set(), "containerd does not keep them")
         self.saved(containerd, file, image)
         self.pushed(containerd, image)
         self.committed(containerd, image)
         self.assertTrue(all(layer["lazy"] for layer in node.daemon.status()["layers"]), "the snapshots are not as they were")
+
+    def collected(self, containerd: Containerd) -> None:
+        """containerd's garbage collection, which a removed image starts."""
+        containerd.pull(self.world.plain("busybox"), "lacewing")
+        containerd.ctr("image", "rm", "--sync", self.world.plain("busybox"))
 
     def ready(self, image: str, name: str) -> None:
         self.assertIn("ready", self.other.run(image, "overlayfs", name, *self.world.images[NAME].ready))
@@ -96,3 +112,34 @@ class GivenBack(Case):
         digest = digest_of(file)
         self.world.registry.push_blob(repository, digest, file)
         return {"mediaType": media_type, "digest": digest, "size": file.stat().st_size}
+
+
+class Refused(Case):
+    """What cannot be given is said, and nothing half-made stays."""
+
+    def test_why(self):
+        world, image = self.world, self.world.lazy(NAME)
+        node = world.new_node(2, background=False)
+        node.containerd.pull(image, "lacewing")
+        with self.assertRaises(CommandFailed) as failed:
+            give(node, f"{world.registry.address}/not/here:1")
+        self.assertIn("not found", failed.exception.output)
+        # A layer that the registry lost.
+        layer = max(world.registry.image_manifest(f"lazy/{NAME}", "1")["layers"], key=lambda layer: layer["size"])
+        registry = world.lab.registry()
+        moved = registry.push(world.layout, NAME, NAME, "1")
+        node.containerd.ctr("image", "tag", image, moved)
+        self.assertEqual(registry.request("DELETE", f"/v2/{NAME}/blobs/{layer['digest']}")[0], 202)
+        with self.assertRaises(CommandFailed) as failed:
+            give(node, moved)
+        self.assertIn(layer["digest"], failed.exception.output)
+        self.assertNotIn(layer["digest"], node.containerd.content())
+        # The daemon has the credentials, whoever asks.
+        with contextlib.closing(PrivateRegistry(world.registry, "someone", "a password")) as door:
+            behind = f"{door.address}/lazy/{NAME}:1"
+            node.containerd.ctr("image", "tag", image, behind)
+            with self.assertRaises(CommandFailed) as failed:
+                give(node, behind)
+            self.assertIn("forbids it", failed.exception.output)
+        self.assertEqual(node.containerd.ctr("content", "active").splitlines()[1:], [])
+        give(node, image)

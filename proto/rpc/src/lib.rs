@@ -1,7 +1,7 @@
 //! What Lacewing's processes and containerd say to each other: gRPC messages, clients and servers,
 //! generated from the `.proto` files beside this crate.
 //!
-//! - [`containerd`]: containerd's own snapshots and content services (its API of 1.6, plus
+//! - [`containerd`]: containerd's own snapshots, content and images services (its API of 1.6, plus
 //!   `Mount.target` and `Commit.parent` of later releases; the field numbers are containerd's).
 //! - [`control`]: what a daemon tells about itself.
 //!
@@ -34,7 +34,14 @@ pub mod containerd {
                 tonic::include_proto!("containerd.services.snapshots.v1");
             }
         }
-        /// Content: what this snapshotter asks containerd.
+        /// Images: what containerd calls them, and where they begin.
+        pub mod images {
+            /// The only version there is.
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.images.v1");
+            }
+        }
+        /// Content: what this snapshotter asks containerd, and gives it.
         pub mod content {
             /// The only version there is.
             pub mod v1 {

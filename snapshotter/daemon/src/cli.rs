@@ -311,7 +311,11 @@ pub(crate) struct DoctorArgs {
 
 /// `lacewing pull`
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lacewing pull --complete registry.example/app:1")]
+#[command(after_help = "\
+Examples:
+  lacewing pull --complete registry.example/app:1
+  lacewing pull --content registry.example/app:1                     then ctr -n k8s.io image push or export it
+  lacewing pull --content --namespace moby registry.example/app:1    then docker push or save it")]
 pub(crate) struct PullArgs {
     /// The image
     pub(crate) image: String,
@@ -321,8 +325,17 @@ pub(crate) struct PullArgs {
     /// Give up after so long [default: never]
     #[arg(long, value_name = "SECONDS", requires = "complete")]
     pub(crate) timeout: Option<u64>,
+    /// Give its blobs to containerd's content store, for push, save, commit and build
+    #[arg(long)]
+    pub(crate) content: bool,
+    /// Whose content store: a namespace of containerd [default: k8s.io]
+    #[arg(long, value_name = "NS", requires = "content")]
+    pub(crate) namespace: Option<String>,
+    /// Of an image for several platforms, give all of them
+    #[arg(long, requires = "content")]
+    pub(crate) all_platforms: bool,
     /// Have other members of the piece layer pull it: all, seeds, or so many of them
-    #[arg(long, value_name = "NODES", conflicts_with = "complete")]
+    #[arg(long, value_name = "NODES", conflicts_with_all = ["complete", "content"])]
     pub(crate) nodes: Option<String>,
     /// containerd's socket
     #[arg(long, value_name = "SOCK", default_value = "/run/containerd/containerd.sock")]

@@ -11,8 +11,8 @@ use lacewing_p2p::driver::PeerStatus;
 use lacewing_rpc::control::control_server::{Control as ControlService, ControlServer};
 use lacewing_rpc::control::{
     Broken, CollectRequest, CollectResponse, CompleteRequest, CompleteResponse, ExplainRequest,
-    ExplainResponse, Feature, GetRequest, Layer, PinRequest, PinResponse, PreheatRequest, PreheatResponse,
-    StatusRequest, StatusResponse, Store, SwarmRequest, SwarmResponse,
+    ExplainResponse, Feature, GetRequest, GiveBackRequest, Layer, PinRequest, PinResponse, PreheatRequest,
+    PreheatResponse, StatusRequest, StatusResponse, Store, SwarmRequest, SwarmResponse,
 };
 use lacewing_snapshotter::{
     CHAIN_ID_LABEL, IMAGE_LABEL, LAYER_LABEL, LayerEntry, LayerRef, MountError, Snapshotter,
@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status};
 
 use crate::adapters::layers::NodeLayers;
 use crate::adapters::p2p::Peers;
+use crate::give_back::{GivenStream, Giver};
 use crate::meters::Meters;
 use crate::pin::{Pin, Pins};
 use crate::swarm;
@@ -48,9 +49,14 @@ pub(crate) struct Control {
     broken: Arc<Vec<(String, MountError)>>,
     meters: Arc<Meters>,
     pins: Arc<Pins>,
+    giver: Giver,
 }
 
 impl Control {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts that it answers from, each once"
+    )]
     /// `broken`: what could not be shown again at start.
     pub(crate) fn new(
         identity: Identity,
@@ -60,6 +66,7 @@ impl Control {
         broken: Vec<(String, MountError)>,
         meters: Arc<Meters>,
         pins: Arc<Pins>,
+        giver: Giver,
     ) -> Control {
         Control {
             identity,
@@ -69,6 +76,7 @@ impl Control {
             broken: Arc::new(broken),
             meters,
             pins,
+            giver,
         }
     }
 
@@ -286,6 +294,15 @@ impl ControlService for Control {
     ) -> Result<Response<CompleteResponse>, Status> {
         let this = self.clone();
         aside(move || this.do_complete(&request.get_ref().image)).await
+    }
+
+    type GiveBackStream = GivenStream;
+
+    async fn give_back(
+        &self,
+        request: Request<GiveBackRequest>,
+    ) -> Result<Response<Self::GiveBackStream>, Status> {
+        self.giver.begin(request.into_inner()).map(Response::new)
     }
 
     type GetStream = swarm::GetStream;

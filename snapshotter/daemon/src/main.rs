@@ -26,6 +26,7 @@ mod doctor;
 mod fds;
 mod foreign;
 mod gc;
+mod give_back;
 mod guard;
 mod http;
 mod inspect;

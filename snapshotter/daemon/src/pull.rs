@@ -1,4 +1,5 @@
-//! `lacewing pull`: pulls through containerd's CRI, and waits until all bytes are here where that is asked for.
+//! `lacewing pull`: pulls through containerd's CRI, waits until all bytes are here where that is asked for, and gives the
+//! image's blobs to containerd's content store where that is.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use lacewing_rpc::control::CompleteRequest;
 use lacewing_rpc::control::CompleteResponse;
 use lacewing_rpc::control::control_client::ControlClient;
-use lacewing_rpc::control::{PreheatRequest, Preheated};
+use lacewing_rpc::control::{GiveBackRequest, PreheatRequest, Preheated};
 use lacewing_rpc::cri::{ImageSpec, PullImageRequest, encode_pull};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
@@ -19,6 +20,9 @@ use crate::output::{bytes, print, refusal};
 
 /// How often it is looked whether all is here.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// containerd's namespace of what its CRI pulls.
+const CRI_NAMESPACE: &str = "k8s.io";
 
 /// Pulls and waits.
 ///
@@ -36,11 +40,19 @@ async fn pull(args: &PullArgs) -> Result<()> {
     if let Some(nodes) = &args.nodes {
         return preheat(&mut control, args, nodes).await;
     }
-    let here = ask(&mut control, args).await?.layers > 0;
+    let namespace = args.namespace.as_deref().unwrap_or(CRI_NAMESPACE);
+    // CRI pulls into its own namespace alone; of others, what is there is given.
+    let here = namespace != CRI_NAMESPACE || ask(&mut control, args).await?.layers > 0;
     if !here {
         through_cri(&args.containerd, &args.image)
             .await
             .with_context(|| format!("pulling {}", args.image))?;
+    }
+    if args.content {
+        give_back(&mut control, args, namespace).await?;
+        if !args.complete {
+            return Ok(());
+        }
     }
     if args.complete {
         let whole = wait(&mut control, args).await?;
@@ -53,6 +65,38 @@ async fn pull(args: &PullArgs) -> Result<()> {
         return print(&text);
     }
     print(&format!("{}: pulled\n", args.image))
+}
+
+/// To containerd's content store, by the daemon: it has the credentials.
+async fn give_back(control: &mut ControlClient<Channel>, args: &PullArgs, namespace: &str) -> Result<()> {
+    let request = GiveBackRequest {
+        image: args.image.clone(),
+        namespace: namespace.to_owned(),
+        all_platforms: args.all_platforms,
+    };
+    let given = control.give_back(request).await;
+    let mut given = given
+        .map_err(|status| refusal(&args.address, &status))?
+        .into_inner();
+    let (mut blobs, mut fetched, mut size) = (0_u64, 0_u64, 0_u64);
+    loop {
+        match given.message().await {
+            Ok(Some(blob)) => {
+                blobs += 1;
+                if !blob.known {
+                    fetched += 1;
+                    size = size.saturating_add(blob.size);
+                }
+            }
+            Ok(None) => break,
+            Err(status) => bail!("{}: {}", args.image, status.message()),
+        }
+    }
+    print(&format!(
+        "{}: {blobs} blobs in containerd's content store ({namespace}), {fetched} fetched for it ({})\n",
+        args.image,
+        bytes(size)
+    ))
 }
 
 /// On other nodes, by their daemons.

@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::control::{Control, Identity};
 use crate::credentials::image_service::ImageService;
 use crate::fds::{self, Descriptors, Fuse, Sign};
+use crate::give_back::Giver;
 use crate::http::{self, Site};
 use crate::lock::{self, Lock};
 use crate::meters::Meters;
@@ -174,6 +175,10 @@ impl Worker {
             let _inside = runtime.enter();
             ImageService::new(address, pulls)
         });
+        let giver = {
+            let _inside = runtime.enter();
+            Giver::new(config.containerd.as_deref(), Arc::clone(&source.repositories))
+        };
         let layers = NodeLayers::new(
             Arc::clone(&engine),
             source,
@@ -213,6 +218,7 @@ impl Worker {
             restored.broken,
             Arc::clone(&meters),
             Arc::new(Pins::open(&config.root)?),
+            giver,
         );
         control.apply_pins().context("applying pins")?;
         let site = Site::new(config.clone(), control.clone(), meters);
