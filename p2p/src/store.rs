@@ -48,6 +48,8 @@ struct State {
     pieces: HashMap<PieceId, Entry>,
     /// By use, oldest first.
     order: BTreeMap<u64, PieceId>,
+    /// Those in memory, by use.
+    warm: BTreeMap<u64, PieceId>,
     uses: u64,
     bytes: u64,
     in_memory: u64,
@@ -80,6 +82,7 @@ impl PieceStore {
         let mut state = State {
             pieces: HashMap::new(),
             order: BTreeMap::new(),
+            warm: BTreeMap::new(),
             uses: 0,
             bytes: 0,
             in_memory: 0,
@@ -279,6 +282,9 @@ impl State {
         self.uses += 1;
         self.bytes += u64::from(piece.len);
         self.order.insert(self.uses, piece);
+        if entry.memory.is_some() {
+            self.warm.insert(self.uses, piece);
+        }
         let used = self.uses;
         self.pieces.insert(piece, Entry { used, ..entry });
         let mut gone = Vec::new();
@@ -297,7 +303,7 @@ impl State {
         if self.in_memory <= MEMORY {
             return;
         }
-        let order: Vec<PieceId> = self.order.values().copied().collect();
+        let order: Vec<PieceId> = self.warm.values().copied().collect();
         for piece in order {
             if self.in_memory <= MEMORY {
                 return;
@@ -307,6 +313,7 @@ impl State {
             };
             if entry.on_disk {
                 if entry.memory.take().is_some() {
+                    self.warm.remove(&entry.used);
                     self.in_memory -= u64::from(piece.len);
                 }
             } else if entry.at.elapsed() > WRITTEN {
@@ -317,11 +324,15 @@ impl State {
 
     fn touch(&mut self, piece: &PieceId) -> Option<Option<Bytes>> {
         let entry = self.pieces.get_mut(piece)?;
-        self.order.remove(&entry.used);
+        let before = entry.used;
+        self.order.remove(&before);
         self.uses += 1;
         entry.used = self.uses;
         entry.at = Instant::now();
         self.order.insert(self.uses, *piece);
+        if let Some(warm) = self.warm.remove(&before) {
+            self.warm.insert(self.uses, warm);
+        }
         Some(entry.memory.clone())
     }
 
@@ -332,6 +343,7 @@ impl State {
         self.order.remove(&entry.used);
         self.bytes -= u64::from(piece.len);
         if entry.memory.is_some() {
+            self.warm.remove(&entry.used);
             self.in_memory -= u64::from(piece.len);
         }
         vec![*piece]
@@ -409,6 +421,7 @@ mod tests {
             }
         }
         assert!(store.state().in_memory <= MEMORY);
+        assert_eq!(store.state().warm.len() as u64, MEMORY / u64::from(len));
         for number in 0..40 {
             let bytes = store.get(&piece(number * 100, len)).await.unwrap();
             assert!(bytes.iter().all(|byte| *byte == number as u8));

@@ -171,6 +171,7 @@ impl Peers {
     async fn repair(self: &Arc<Self>, blob: &Blob) -> Failure {
         let of = blob.provenance();
         let (mut hash, mut sums, mut wrong) = (sha2::Sha256::new(), Vec::new(), 0_u64);
+        let mut liars = Vec::new();
         for piece in (0..blob.runs()).map_while(|run| blob.piece(run)) {
             let Ok(right) = self.read_here(piece, &of).await else {
                 break;
@@ -179,7 +180,7 @@ impl Peers {
             if let Some((said, Voucher::First(voucher))) = self.words().of(&piece)
                 && said != sum
             {
-                self.node.distrust(voucher, piece);
+                liars.push((voucher, piece));
             }
             self.words().note(piece, sum, Voucher::Own);
             if self.node.stored(&piece).await.is_none_or(|had| had != right) {
@@ -193,6 +194,9 @@ impl Peers {
         if Digest(hash.finalize().into()) == blob.id {
             self.sums().learn(blob.id, sums);
             info!(blob = %blob.id, wrong, "runs were wrong and are replaced");
+            liars
+                .iter()
+                .for_each(|(voucher, piece)| self.node.distrust(*voucher, *piece));
             return Failure::new(
                 FetchError::Corrupt,
                 "other nodes sent wrong bytes; asking again helps",
@@ -202,9 +206,11 @@ impl Peers {
             self.node.forget(&piece);
             self.words().forget(&piece);
         }
-        Failure::new(
-            FetchError::Corrupt,
-            format!("its origin's bytes are not those of {}", blob.id),
-        )
+        let reason = if sums.len() as u64 == blob.runs() {
+            format!("its origin's bytes are not those of {}", blob.id)
+        } else {
+            format!("what came is not {}, and its origin does not answer", blob.id)
+        };
+        Failure::new(FetchError::Corrupt, reason)
     }
 }
