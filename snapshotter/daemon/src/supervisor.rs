@@ -202,9 +202,6 @@ impl Supervisor {
         }
         let child = command
             .arg0("lacewing")
-            // Two arenas and eager trimming: memory that a burst of indexes took goes back to the system.
-            .env("MALLOC_ARENA_MAX", "2")
-            .env("MALLOC_TRIM_THRESHOLD_", "131072")
             // Ctrl-C in a terminal is for the supervisor, which then ends the worker in order.
             .process_group(0)
             .args(["worker", "--config", &config, "--restarts", &self.kept.started.to_string()])
