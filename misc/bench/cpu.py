@@ -50,6 +50,10 @@ class Cost:
     def cpu(self) -> float:
         return self.reader + self.server + self.kernel
 
+    @property
+    def processes(self) -> float:
+        return self.reader + self.server
+
 
 def drop_caches() -> None:
     """Page cache, dentries and inodes: the next access is cold."""
