@@ -445,3 +445,30 @@ async fn what_one_node_has_all_can_get_when_the_server_is_gone() {
     }
     world.assert_clean(&honest).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_says_what_it_holds_and_gets_for_others_only_what_it_may() {
+    let world = World::new().await;
+    let first = world.honest(world.order[0]);
+    let (piece, right) = world.run(0);
+    let of = world.blob.provenance();
+    let said = async |question: Question| Said::read(&first.say(&question.written()).await?);
+    let own = |place: &str| Provenance {
+        place: place.to_owned(),
+        ..(*of).clone()
+    };
+    let sum = Some(Said::Digest(Digest::of(&right)));
+    assert_eq!(
+        said(Question::Have(piece, (*of).clone())).await,
+        Some(Said::Nothing)
+    );
+    let elsewhere = own("other.example/#http/file");
+    assert_eq!(said(Question::Get(piece, elsewhere)).await, Some(Said::Nothing));
+    assert_eq!(world.copies(), 0.0);
+    assert_eq!(said(Question::Get(piece, (*of).clone())).await, sum);
+    // As after a restart: the run is there, and nothing is remembered of it.
+    first.words().forget(&piece);
+    assert_eq!(said(Question::Have(piece, (*of).clone())).await, sum);
+    let odd = PieceId { offset: 1, ..piece };
+    assert_eq!(said(Question::Have(odd, (*of).clone())).await, None);
+}
