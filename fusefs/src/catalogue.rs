@@ -293,6 +293,28 @@ mod tests {
     }
 
     #[test]
+    fn a_later_releases_catalogue_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalogue");
+        sample(&path);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (body, _) = text.trim_end().rsplit_once("\nsum ").unwrap();
+        let later = format!(
+            "{}\n",
+            body.replacen("lacewing-catalogue 1", "lacewing-catalogue 2", 1)
+        );
+        let sum = blake3::hash(later.as_bytes()).to_hex();
+        let later = format!("{later}sum {sum}\n");
+        std::fs::write(&path, &later).unwrap();
+        let error = Catalogue::load(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("a release this one does not understand"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), later);
+    }
+
+    #[test]
     fn an_older_checker_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("catalogue");

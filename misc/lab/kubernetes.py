@@ -8,7 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from .process import run
+from .certificates import Authority
 
 TOKEN = "planted-service-token-51d0aa"
 NAMESPACE, ACCOUNT, SECRET = "team", "builder", "registry-login"
@@ -18,7 +18,8 @@ class ApiServer:
     """Serves on a port of its own; `asked` counts the reads of the secret."""
 
     def __init__(self, folder: Path, docker_config: dict):
-        self.ca, self.token = folder / "ca.crt", folder / "token"
+        authority = Authority(folder, "cluster")
+        self.ca, self.token = authority.certificate, folder / "token"
         self.token.write_text(f"{TOKEN}\n")
         self.asked = self.refused = 0
         data = base64.b64encode(json.dumps(docker_config).encode()).decode()
@@ -60,18 +61,10 @@ class ApiServer:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*self.certificate(folder))
+        context.load_cert_chain(*authority.issue("apiserver", "127.0.0.1"))
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         self.address = f"https://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def certificate(self, folder: Path) -> tuple[Path, Path]:
-        """A cluster's authority, and the server's certificate by it."""
-        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-        run(*new, "-subj", "/CN=cluster", "-keyout", folder / "ca.key", "-out", self.ca)
-        run(*new, "-subj", "/CN=kube-apiserver", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE",
-            "-CA", self.ca, "-CAkey", folder / "ca.key", "-keyout", folder / "api.key", "-out", folder / "api.crt")
-        return folder / "api.crt", folder / "api.key"
 
     def close(self) -> None:
         self.server.shutdown()

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from cases import Case, for_each
 from lab import tool
+from lab.certificates import Authority
 from lab.nodes import Daemon
 from lab.paths import lacewing
 from lab.process import CommandFailed, run
+from lab.registry import free_port
 
 IMAGE = "redis"
 
@@ -195,3 +197,83 @@ class Broken(Case):
         self.assertIn(words, found[check])
         if name in {"no_daemon", "killed_daemon"}:
             sick.node.daemon.start()
+
+
+def findings(report: dict, verdict: str) -> str:
+    """What was found so, and what to do, of all that concerns peers."""
+    return "\n".join(f"{found['check']}: {found['found']} -> {found['advice']}" for found in report["findings"]
+                     if found["verdict"] == verdict and found["check"].startswith("peers"))
+
+
+class Peers(Case):
+    """A node of the piece layer that is as it should be, and ones that are not; beside a seed that is there."""
+
+    OWN, SEED = "127.0.10.2", "127.0.10.1"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.folder, self.port = self.world.lab.directory("peers"), free_port()
+        self.secret = self.written("secret", "a secret for tests, which is long enough")
+        self.seed = f"{self.SEED}:{self.port}"
+        self.world.new_node(2, extra=f'[p2p]\nseeds = ["{self.seed}"]\nlisten = "{self.seed}"\nsecret_file = "{self.secret}"\n')
+        self.node = self.world.new_node(2)
+        self.plain = self.node.daemon.config.read_text()
+
+    def written(self, name: str, content: str, mode: int = 0o600) -> Path:
+        file = self.folder / name
+        file.write_text(f"{content}\n")
+        file.chmod(mode)
+        return file
+
+    def look(self, proof: str, *seeds: str, clock: str = "") -> tuple[int, dict]:
+        """`clock`: how wrong this node's is."""
+        listed = json.dumps(list(seeds) or [self.seed])
+        self.node.daemon.config.write_text(
+            f'{self.plain}\n[p2p]\nseeds = {listed}\nlisten = "{self.OWN}:{self.port}"\n{proof}\n')
+        return doctor(self.node, around=["faketime", "-f", clock] if clock else ())
+
+    def test_seeds(self):
+        right = f'secret_file = "{self.secret}"'
+        status, report = self.look(right)
+        self.assertEqual((status, findings(report, "problem")), (0, ""))
+        self.assertIn(f"{self.seed} is there", findings(report, "ok"))
+        # One that is there will do.
+        status, report = self.look(right, self.seed, f"{self.SEED}:1", f"{self.OWN}:{self.port}")
+        self.assertEqual((status, findings(report, "problem")), (0, ""))
+        self.assertIn("this node itself", findings(report, "ok"))
+        self.assertIn(f"{self.SEED}:1", findings(report, "warning"))
+        other = self.written("other", "another secret for tests, long enough, too")
+        shown = self.written("shown", "a secret for tests, which is long enough", 0o644)
+        short = self.written("short", "secret")
+        for name, words, given in (
+            ("a name that is none", "correct the name in [p2p] seeds", self.look(right, "seed.invalid:7070")),
+            ("nobody there", "start the daemon there", self.look(right, f"{self.SEED}:1")),
+            ("another secret", "both nodes need the same secret", self.look(f'secret_file = "{other}"')),
+            ("a secret for all to see", "may be read by others", self.look(f'secret_file = "{shown}"')),
+            ("no secret", "are no secret", self.look(f'secret_file = "{short}"')),
+            ("a clock that is slow", "compare the clocks", self.look(right, clock="-40d")),
+            ("a clock that is fast", "compare the clocks", self.look(right, clock="+40d")),
+        ):
+            with self.subTest(name):
+                self.assertIn(words, findings(given[1], "problem"))
+                self.assertEqual(given[0], 1)
+
+    def test_certificates(self):
+        own, other = Authority(self.folder, "own"), Authority(self.folder, "other")
+
+        def proof(certificate: tuple[Path, Path], authority: Authority = own) -> str:
+            names = ("ca_file", authority.certificate), ("cert_file", certificate[0]), ("key_file", certificate[1])
+            return "\n".join(f'{name} = "{file}"' for name, file in names)
+
+        good, three_days = proof(own.issue("good", self.OWN)), proof(own.issue("days", self.OWN, 3))
+        self.assertIn("is valid", findings(self.look(good)[1], "ok"))
+        self.assertIn("expires within a week", findings(self.look(three_days)[1], "warning"))
+        for name, words, given in (
+            ("expired", "has expired", self.look(three_days, clock="+10d")),
+            ("not yet valid", "is not valid yet", self.look(good, clock="-10d")),
+            ("for another node", f"is not for {self.OWN}", self.look(proof(own.issue("elsewhere", "127.0.10.9")))),
+            ("of another authority", "other nodes refuse it", self.look(proof(other.issue("strange", self.OWN)))),
+        ):
+            with self.subTest(name):
+                self.assertIn(words, findings(given[1], "problem"))
+                self.assertEqual(given[0], 1)

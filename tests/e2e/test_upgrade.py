@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import unittest
 from pathlib import Path
 
 from cases import Case, for_each
@@ -160,3 +161,44 @@ class Broken(Case):
             daemon.start()
             self.assertIn("ready", container.exec(*self.world.images["redis"].ready))
         self.assertIn("took over from a worker whose supervisor had died", daemon.process.log.read_text())
+
+
+OLD = os.environ.get("LACEWING_OLD")
+"""The program of an earlier release, for tests of both side by side."""
+
+
+@unittest.skipUnless(OLD, "no $LACEWING_OLD: the program of an earlier release")
+class Skew(Case):
+    """An earlier release's program beside this one's: up, back and up again under a container that reads, by hand-over and by an
+    orphaned worker, on one root."""
+
+    def test_up_and_back(self):
+        node = self.world.new_node(2, background=False)
+        daemon, program = node.daemon, of_its_own(node.daemon)
+        releases = {"old": Path(OLD).read_bytes(), "new": Path(lacewing()).read_bytes()}
+        image = self.world.lazy("python")
+        node.containerd.pull(image, "lacewing")
+        files = self.world.lab.directory("skew") / "files.json"
+        write_list(self.world.expected("python", 2), files)
+        with running(node.containerd, CTR, image, "lacewing") as container:
+            with readers(2, Path(f"/proc/{container.pid}/root"), files, 600) as started:
+                for release in ("old", "new", "old", "new"):
+                    replace(program, releases[release])
+                    drop_caches()
+                    os.kill(daemon.process.pid, signal.SIGHUP)
+                    wait_until(lambda: runs(daemon.process.pid, program), f"the {release} supervisor", 60)
+                    wait_until(lambda: runs(answering(daemon), program), f"the {release} worker", 60)
+                for release in ("old", "new"):
+                    # The worker is left by a supervisor of the other release, and hands over to this one's.
+                    replace(program, releases[release])
+                    drop_caches()
+                    os.kill(daemon.process.pid, signal.SIGKILL)
+                    wait_until(lambda: not daemon.process.alive(), "end of the supervisor")
+                    daemon.start()
+                    wait_until(lambda: runs(answering(daemon), program), f"the {release} worker", 60)
+                self.assertTrue(started.reading())
+                seen = started.results()
+            self.assertIn("ready", container.exec(*self.world.images["python"].ready, timeout=120))
+        self.assertEqual([error for one in seen for error in one["errors"]], [])
+        self.assertEqual(daemon.process.log.read_text().count("took over from a worker whose supervisor had died"), 2)
+        print(f"     {sum(one['files'] for one in seen)} files read, longest read {max(one['longest'] for one in seen):.2f} s", flush=True)

@@ -5,4 +5,5 @@ mod faults;
 mod identity;
 mod node;
 mod rollout;
+mod skew;
 mod wire;

@@ -392,3 +392,36 @@ fn every_copy_of_a_running_store_opens_with_all_that_was_answered() {
         }
     }
 }
+
+/// An upgrade and the way back: the same layout opens, a later release's is refused and left as it is.
+#[test]
+fn a_later_releases_layout_is_refused_and_left_alone() {
+    let (dir, store) = store();
+    committed(&store, "base", "");
+    let put = |store: &Metastore, layout: u64| {
+        let write = store.db.begin_write().unwrap();
+        let mut tables = Tables::open(&write).unwrap();
+        tables.numbers.insert(super::tables::VERSION, layout).unwrap();
+        drop(tables);
+        write.commit().unwrap();
+    };
+    put(&store, 2);
+    drop(store);
+    for _ in 0..2 {
+        let error = Metastore::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("layout 2 is that of a later release"), "{error}");
+    }
+    // The release that wrote it takes it back to what this one knows.
+    let store = Metastore {
+        db: redb::Database::open(dir.path().join("metadata.redb")).unwrap(),
+    };
+    put(&store, 1);
+    drop(store);
+    assert!(
+        Metastore::open(dir.path())
+            .unwrap()
+            .find("base")
+            .unwrap()
+            .is_some()
+    );
+}

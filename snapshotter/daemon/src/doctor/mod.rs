@@ -8,6 +8,7 @@ mod credentials;
 mod daemon;
 mod disk;
 mod kernel;
+mod peers;
 mod registry;
 
 use anyhow::Result;
@@ -117,6 +118,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Outcome> {
     findings.extend(disk::look(&config));
     findings.extend(credentials::look(&config));
     findings.extend(registry::look(&config, args.image.as_deref(), &runtime));
+    findings.extend(peers::look(&config, &runtime));
     let report = Report {
         healthy: findings.iter().all(|finding| finding.verdict != Verdict::Problem),
         findings,

@@ -30,7 +30,8 @@ use tracing::{info, warn};
 
 use self::book::Book;
 use self::ports::Ports;
-use self::setup::{follow, limits, members, own_address, rates};
+pub(crate) use self::setup::own_address;
+use self::setup::{follow, limits, members, rates};
 use self::shared::{MOST_HOSTS, Shared};
 use super::origins::{Origins, Place};
 use super::source::Repositories;

@@ -55,7 +55,7 @@ pub(super) fn members(config: &P2p, address: SocketAddr) -> (Arc<dyn Members>, O
 
 /// Where others reach this node: what is configured, else the address it listens on, else the one it has towards the
 /// first seed.
-pub(super) fn own_address(config: &P2p) -> Result<SocketAddr> {
+pub(crate) fn own_address(config: &P2p) -> Result<SocketAddr> {
     if let Some(address) = config.address {
         return Ok(SocketAddr::new(address, config.listen.port()));
     }
