@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cases import Case
 from lab.containers import CTR, running
+from lab.nodes import Daemon, daemon_config
 from lab.process import wait_until
 from test_faults import drop_caches, readers, write_list
 
@@ -52,3 +53,17 @@ class Supervisor(Case):
             wait_until(daemon.ready, "the next worker's answer")
 
         self.check(reloaded)
+
+
+class Log(Case):
+    def test_daemon_goes_on_where_its_log_cannot_be_written(self):
+        """A disk may be full; then the daemon is the last that should end."""
+        daemon = Daemon(self.world.lab.directory("log") / "d", daemon_config(None, 60, False))
+        daemon.process.command[:0] = ["sh", "-c", 'exec "$0" "$@" 2>/dev/full']
+        daemon.start()
+        try:
+            daemon.kill_worker()
+            wait_until(daemon.ready, "the next worker")
+            self.assertTrue(daemon.process.alive())
+        finally:
+            daemon.stop()

@@ -78,7 +78,10 @@ pub(crate) struct WrongUse(pub(crate) String);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Daemon(_) | Command::Worker(_) | Command::Mount(_)) {
+    if matches!(
+        cli.command,
+        Command::Daemon(_) | Command::Worker(_) | Command::Mount(_)
+    ) {
         memory::bound();
     }
     lacewing_oci::install_crypto_provider();
@@ -136,6 +139,8 @@ fn log_to_stderr(cli: &Cli) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log-level: {error}"))?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would say so where it could not write just now, and panic: a full disk would end the daemon.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match cli.log_format {
         LogFormat::Text => subscriber
