@@ -154,7 +154,7 @@ class Private(Case):
         for door in doors:
             door.revoke()
         drop_caches()
-        for file in sum(files, []):
+        for file in [file for of_one in files for file in of_one[:10]]:
             file.read_bytes()
         for door, before in zip(doors, issued):
             self.assertGreater(door.issued, before)
