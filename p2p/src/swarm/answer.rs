@@ -39,7 +39,10 @@ impl Swarm {
                     self.release(actions);
                 }
             }
-            Event::Progressed { .. } => self.peers.lives(peer, self.now),
+            Event::Progressed { .. } => {
+                self.peers.lives(peer, self.now);
+                self.arrivals.bytes(self.now);
+            }
             Event::Received { .. } => self.received(at, index, actions),
             Event::Redirected { to, .. } => self.redirected(at, index, to, actions),
             Event::Refused { reason, .. } => self.refused(at, index, reason, actions),
@@ -57,6 +60,7 @@ impl Swarm {
             self.acceptance.add(self.now.since(ask.sent));
         }
         (ask.accepted, ask.silent) = (true, false);
+        self.arrivals.taken(ask.sent);
         self.peers.lives(ask.peer, self.now);
     }
 
@@ -66,7 +70,12 @@ impl Swarm {
         };
         let ask = flight.asks.remove(index);
         self.peers.lives(ask.peer, self.now);
+        self.arrivals.taken(ask.sent);
+        if !ask.blamed {
+            self.peers.gives(ask.peer);
+        }
         self.counts.received += 1;
+        self.overtakes(ask.request);
         self.complete(at, actions);
     }
 
@@ -131,6 +140,11 @@ impl Swarm {
         }
         self.counts.passed_over += 1;
         actions.push(Action::Suspect(peer));
+        self.do_not_expect_of(peer);
+    }
+
+    /// What the peer owes is asked of others.
+    pub(super) fn do_not_expect_of(&mut self, peer: PeerId) {
         // what it took before is not to be expected either: the timer looks at those flights at once
         for at in 0..self.flights.len() {
             let Some(flight) = self.flights[at].as_mut() else {

@@ -25,6 +25,9 @@ impl Swarm {
             self.ask(at, peer, false, actions);
             return;
         }
+        if self.ask_first(at, actions) {
+            return;
+        }
         let Some(flight) = self.flights[at].as_ref() else {
             return;
         };
@@ -54,7 +57,9 @@ impl Swarm {
         ancestors.clear();
         self.view.ancestors(self.me, tree, limit, &mut ancestors);
         let usable = |peer: &PeerId| !flight.tried.contains(peer) && self.standing(*peer) == Standing::Good;
-        let mut found = ancestors.iter().copied().find(usable);
+        let swift = |peer: &PeerId| usable(peer) && !self.peers.is_late(*peer, self.now);
+        let mut found = ancestors.iter().copied().find(swift);
+        found = found.or_else(|| ancestors.iter().copied().find(usable));
         if found.is_none() && (flight.idle() || flight.asks.len() >= MOST_ASKS) {
             let order = self.view.order(self.me, tree);
             let rank = order.map_or(0, |order| order.rank(tree.distance(self.me)));
@@ -63,6 +68,35 @@ impl Swarm {
         }
         self.scratch = ancestors;
         found
+    }
+
+    /// A slow node that has nobody before it in the tree asks the first of those who can be asked, which mostly has the piece
+    /// already, before it goes to the origin. Tells whether it did.
+    fn ask_first(&mut self, at: usize, actions: &mut Vec<Action>) -> bool {
+        let Some(flight) = self.flights[at].as_ref() else {
+            return false;
+        };
+        let leaf = self.leaf.announced || self.view.member(self.me).is_some_and(|me| me.leaf);
+        if !leaf
+            || !flight.tried.is_empty()
+            || flight.at_origin != AtOrigin::No
+            || !self.view.knows(flight.tree)
+        {
+            return false;
+        }
+        let order = self.view.order(self.me, flight.tree);
+        let first = order.and_then(|order| {
+            (0..2)
+                .filter_map(|rank| order.at(rank))
+                .find(|first| *first != self.me)
+        });
+        match first.filter(|first| self.standing(*first) == Standing::Good) {
+            Some(first) => {
+                self.ask(at, first, true, actions);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Asks a later member whether it holds the piece, when the origin does not deliver. It answers from its store or not
@@ -114,8 +148,10 @@ impl Swarm {
             request,
             peer,
             sent: self.now,
+            overtaken: 0,
             answer_by: self.now.after(ack_timeout),
             accepted: false,
+            blamed: false,
             silent: false,
         });
         flight.hedge_at = self.now.after(patience);

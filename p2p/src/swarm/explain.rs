@@ -65,6 +65,8 @@ pub struct Status {
     pub hedged_origin: u64,
     /// Peers passed over because they did not answer.
     pub passed_over: u64,
+    /// Peers that others were asked before for a while, because they were slower.
+    pub late: u64,
     /// Requests of peers that were redirected.
     pub redirected: u64,
     /// Requests of peers that were refused.

@@ -10,6 +10,8 @@ use crate::piece::{Class, PieceId};
 
 /// Clusters that have no crowd to fear.
 const SMALL_CLUSTER: usize = 64;
+/// Behind a slow link a piece may take so many times as long as it may otherwise.
+const MOST_DEADLINES: u32 = 4;
 /// Longest wait for the first answer about a blob.
 const HOLD_BACK: Duration = Duration::from_millis(5);
 
@@ -89,6 +91,9 @@ impl Swarm {
             .saturating_mul((piece.len >> 20).max(1));
         flight.patient_until = self.now.after(self.jittered(patience));
         flight.deadline = self.now.after(self.config.deadline);
+        flight.given_up = self
+            .now
+            .after(self.config.deadline.saturating_mul(MOST_DEADLINES));
         let at = self.free.pop().unwrap_or_else(|| {
             self.flights.push(None);
             self.flights.len() - 1
@@ -103,6 +108,7 @@ impl Swarm {
         let Some(flight) = self.end(at, actions) else {
             return;
         };
+        self.arrivals.bytes(self.now);
         self.arrival[flight.manner as usize].add(self.now.since(flight.started));
         if flight.mine {
             let piece = flight.piece;

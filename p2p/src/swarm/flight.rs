@@ -12,9 +12,13 @@ pub(crate) struct Ask {
     pub(crate) request: RequestId,
     pub(crate) peer: PeerId,
     pub(crate) sent: Time,
+    /// How many pieces have come that were asked for later.
+    pub(crate) overtaken: u32,
     /// When it is too late to take the request, if the peer is not heard of before.
     pub(crate) answer_by: Time,
     pub(crate) accepted: bool,
+    /// That it was overtaken is counted.
+    pub(crate) blamed: bool,
     /// It did not take the request in time; an answer is welcome, but others are asked meanwhile.
     pub(crate) silent: bool,
 }
@@ -64,6 +68,8 @@ pub(crate) struct Flight {
     /// From when on this node goes to the origin although it is far back in the tree.
     pub(crate) patient_until: Time,
     pub(crate) deadline: Time,
+    /// When it ends even if all that is wrong is this node's link.
+    pub(crate) given_up: Time,
     pub(crate) hedge_at: Time,
     pub(crate) retry_at: Time,
     /// Fetches in a row that all sources refused.
@@ -97,6 +103,7 @@ impl Flight {
             started: now,
             patient_until: now,
             deadline: NEVER,
+            given_up: NEVER,
             hedge_at: NEVER,
             retry_at: NEVER,
             rounds: 0,

@@ -5,6 +5,7 @@
 
 mod action;
 mod answer;
+mod arrivals;
 mod ask;
 mod breaker;
 mod config;
@@ -37,6 +38,7 @@ pub use explain::{Candidate, Explanation, Standing, Status};
 pub use time::Time;
 pub use view::{Member, PeerId, TreeId, View, ZoneId};
 
+use self::arrivals::Arrivals;
 use self::breaker::Breakers;
 use self::demand::Demand;
 use self::estimate::{Estimate, Rate};
@@ -96,6 +98,7 @@ pub struct Swarm {
     arrival: [Estimate; 3],
     acceptance: Estimate,
     rate: Rate,
+    arrivals: Arrivals,
     hedges_left: f64,
     /// Median upload rate of the zone, KiB a second, and when it was computed.
     median: Option<(u32, Time)>,
@@ -140,6 +143,7 @@ impl Swarm {
             arrival: [Estimate::default(); 3],
             acceptance: Estimate::default(),
             rate: Rate::default(),
+            arrivals: Arrivals::default(),
             hedges_left: patience::MOST_HEDGES,
             median: None,
             leaf: Leaf::default(),
@@ -161,6 +165,7 @@ impl Swarm {
             Event::Wanted { piece, class, origin } => self.wanted(piece, class, origin, actions),
             Event::Unwanted { piece } => self.unwanted(&piece, actions),
             Event::PieceArrived { piece } => {
+                self.arrivals.bytes(self.now);
                 if let Some(at) = self.by_piece.get(&piece).copied() {
                     self.complete(at, actions);
                 }
@@ -224,6 +229,18 @@ impl Swarm {
     /// What two windows of such pieces take an ordinary node of the zone: a node that is busy but healthy may need as long
     /// for one piece.
     fn two_windows(&mut self, piece: &PieceId) -> Duration {
+        self.usual_time(u64::from(piece.len) * u64::from(self.config.window) * 2)
+    }
+
+    /// What twice as many such pieces as are under way take an ordinary node of the zone.
+    fn twice_what_is_under_way(&mut self, piece: &PieceId) -> Duration {
+        let most = u64::from(self.config.window).max(LEAST_UNDER_WAY);
+        let under_way = (self.by_piece.len() as u64).clamp(LEAST_UNDER_WAY, most);
+        self.usual_time(u64::from(piece.len) * under_way * 2)
+    }
+
+    /// What so many bytes take an ordinary node of the zone; zero if nobody told how fast it is.
+    fn usual_time(&mut self, len: u64) -> Duration {
         if self
             .median
             .is_none_or(|(_, at)| self.now.since(at) > MEDIAN_HOLDS)
@@ -233,8 +250,7 @@ impl Swarm {
             self.median = Some((median, self.now));
         }
         let usual = u64::from(self.median.map_or(0, |median| median.0));
-        let windows = u64::from(piece.len) * u64::from(self.config.window) * 2;
-        let micros = (windows.saturating_mul(1_000_000) / 1024).checked_div(usual);
+        let micros = (len.saturating_mul(1_000_000) / 1024).checked_div(usual);
         micros.map_or(Duration::ZERO, Duration::from_micros)
     }
 
@@ -264,6 +280,9 @@ impl Swarm {
         }
     }
 }
+
+/// Fewer pieces are counted as so many.
+const LEAST_UNDER_WAY: u64 = 8;
 
 /// For how long a median is good enough.
 const MEDIAN_HOLDS: Duration = Duration::from_millis(50);

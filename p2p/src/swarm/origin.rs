@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::explain::Standing;
 use super::flight::{AtOrigin, Flight};
+use super::patience::LOST;
 use super::{Action, OriginId, Swarm, TreeId};
 use crate::error::FetchError;
 use crate::piece::{Class, PieceId};
@@ -46,13 +47,18 @@ impl Swarm {
         let (Some(origin), tree) = (flight.origin, flight.tree) else {
             return false;
         };
-        // a peer is at work on it and may only be busy: the second hedge goes to the origin, not the first
-        let (piece, started) = (flight.piece, flight.started);
-        let busy = flight.class == Class::Prefetch && !flight.idle();
-        let allowed = flight.origin_at_once || self.now >= flight.patient_until;
-        let early =
-            busy && self.now.since(started) < self.two_windows(&piece).max(self.config.hedge_prefetch) * 2;
-        if !(allowed || !early && self.near_origin(tree)) {
+        // Whoever is at work on it may only be busy, and this node's own link behind. The first hedge goes to a peer.
+        let (patience, pause) = (self.patience(at), self.idle_pause(at));
+        let Some(flight) = self.flights[at].as_ref() else {
+            return false;
+        };
+        let busy = !flight.idle();
+        let near = self.near_origin(tree)
+            && !(busy && flight.class == Class::Prefetch && !self.is_held_up(flight, pause));
+        let no_progress = !busy
+            || !self.arrivals.flows(self.now, self.config.origin_patience)
+            || self.now.since(flight.started) > patience.saturating_mul(LOST);
+        if !(near || flight.origin_at_once || self.now >= flight.patient_until && no_progress) {
             return false;
         }
         if self.at_origins >= self.config.origin_limit {

@@ -15,7 +15,7 @@ const FOR_READERS: f64 = 14.0;
 /// A peer that is silent for so many times as long as a piece may take is taken for dead, and another one asked whatever the
 /// budget. It has taken the request, so that its silence shows nowhere else, and at the end of a blob no requests earn hedges
 /// any more.
-const LOST: u32 = 4;
+pub(super) const LOST: u32 = 4;
 /// Before anything has arrived nobody knows how long it takes.
 const FIRST_PATIENCE: Duration = Duration::from_millis(200);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
@@ -32,7 +32,10 @@ impl Swarm {
         };
         let least = match manner {
             Manner::Blocking | Manner::Promoted => self.config.hedge_blocking,
-            Manner::Prefetch => self.config.hedge_prefetch.max(self.two_windows(&piece)),
+            Manner::Prefetch => self
+                .config
+                .hedge_prefetch
+                .max(self.twice_what_is_under_way(&piece)),
         };
         // Before the first of a kind has arrived, others tell more than nothing does.
         let kinds = [manner, Manner::Blocking, Manner::Prefetch];
@@ -42,6 +45,18 @@ impl Swarm {
         // Of pieces of a mebibyte; longer ones take longer.
         let first = FIRST_PATIENCE.saturating_mul((piece.len >> 20).max(1));
         known.unwrap_or(first).min(LONGEST_PATIENCE).max(least)
+    }
+
+    /// If nothing comes for so long, this node's link is idle.
+    pub(super) fn idle_pause(&mut self, at: usize) -> Duration {
+        let piece = self.flights[at].as_ref().map(|flight| flight.piece);
+        let windows = piece
+            .map(|piece| self.twice_what_is_under_way(&piece))
+            .unwrap_or_default();
+        if windows.is_zero() {
+            return LONGEST_PATIENCE; // nobody knows yet
+        }
+        windows.max(self.config.hedge_prefetch)
     }
 
     /// How long a peer has to take a request.
@@ -81,6 +96,18 @@ impl Swarm {
             return;
         };
         if now >= flight.deadline {
+            let (soon, given_up) = (now.after(self.config.origin_patience), flight.given_up);
+            let behind = !flight.idle() && now < given_up;
+            let flight = self.flights[at].as_ref();
+            if behind && flight.is_some_and(|flight| !self.is_held_up(flight, self.config.origin_patience)) {
+                if let Some(flight) = self.flights[at].as_mut() {
+                    flight.deadline = soon;
+                }
+                return;
+            }
+            let Some(flight) = self.flights[at].as_ref() else {
+                return;
+            };
             let error = flight.last_error;
             self.fail(at, error, actions);
             return;
@@ -93,7 +120,9 @@ impl Swarm {
             // Whoever gives other things meanwhile is only busy; whether it is too slow is the hedge's matter.
             let heard = self.peers.heard(ask.peer).max(ask.sent);
             ask.answer_by = heard.after(ack_timeout);
-            if ask.answer_by <= now {
+            if ask.answer_by <= now && self.arrivals.is_behind(ask.sent, now, ack_timeout) {
+                ask.answer_by = now.after(ack_timeout);
+            } else if ask.answer_by <= now {
                 ask.silent = true;
                 silent.push(ask.peer);
             }
@@ -117,9 +146,9 @@ impl Swarm {
         }
     }
 
-    /// Asks a second source because the first is slow, if the budget allows.
+    /// Asks a second source because the first is slow, if that is not for this node's own link and the budget allows it.
     pub(super) fn hedge(&mut self, at: usize, actions: &mut Vec<Action>) {
-        let patience = self.patience(at);
+        let (patience, pause) = (self.patience(at), self.idle_pause(at));
         let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
@@ -127,16 +156,23 @@ impl Swarm {
         let enough = flight.waits_since().after(patience);
         let soon = self.now < enough;
         flight.hedge_at = if soon { enough } else { self.now.after(patience) };
-        // One that gives other pieces meanwhile is slow, not dead: that is what the budget is for.
-        let heard = flight.asks.iter().map(|ask| self.peers.heard(ask.peer)).max();
-        let heard = flight.waits_since().max(heard.unwrap_or(Time(0)));
-        let lost = heard.after(patience.saturating_mul(LOST)) <= self.now;
-        let kept = if flight.class == Class::Prefetch {
-            FOR_READERS
-        } else {
-            0.0
+        let Some(flight) = self.flights[at].as_ref() else {
+            return;
         };
-        if soon || !lost && self.hedges_left - kept < 1.0 {
+        if soon {
+            return;
+        }
+        let (overtaken, lost) = (self.is_overtaken(flight), self.is_lost(flight, patience));
+        let prefetch = flight.class == Class::Prefetch;
+        let held_up = self.is_held_up(flight, patience);
+        // The last pieces of a blob have none that could overtake them; the link is free for a second answer.
+        let idle = self.arrivals.any() && !self.arrivals.flows(self.now, pause);
+        if overtaken || idle {
+            self.blame(at);
+        }
+        let free = held_up && (lost || idle || prefetch && overtaken);
+        let kept = if prefetch { FOR_READERS } else { 0.0 };
+        if prefetch && !held_up || !free && self.hedges_left - kept < 1.0 {
             return;
         }
         let before = (self.counts.asked, self.counts.asked_origin);
@@ -150,5 +186,19 @@ impl Swarm {
             let asks = &flight.asks;
             (flight.tried).retain(|peer| asks.iter().any(|ask| ask.peer == *peer));
         }
+    }
+
+    /// Whether those who were asked are silent in everything. One that gives other pieces meanwhile is slow, not dead: that is
+    /// what the budget is for.
+    fn is_lost(&self, flight: &Flight, patience: Duration) -> bool {
+        let heard = flight.asks.iter().map(|ask| self.peers.heard(ask.peer)).max();
+        let heard = flight.waits_since().max(heard.unwrap_or(Time(0)));
+        // Before anything has come, all may wait for a busy registry.
+        let first = if self.arrivals.any() {
+            Duration::ZERO
+        } else {
+            self.config.origin_patience * 2
+        };
+        heard.after(patience.saturating_mul(LOST).max(first)) <= self.now
     }
 }

@@ -13,6 +13,10 @@ const MAX_RATES: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     silent: BTreeMap<PeerId, Time>,
+    /// Those that were slower than others.
+    late: BTreeMap<PeerId, Time>,
+    /// How many more pieces of theirs were overtaken than came in time.
+    owing: BTreeMap<PeerId, u32>,
     liars: BTreeMap<PeerId, Time>,
     rates: BTreeMap<PeerId, (ZoneId, u32)>,
     /// When a member last gave a sign of life.
@@ -35,6 +39,32 @@ impl Peers {
     pub(crate) fn pass_over(&mut self, peer: PeerId, now: Time, pause: Duration) -> bool {
         let before = self.silent.insert(peer, now.after(pause));
         before.is_none_or(|until| until <= now)
+    }
+
+    /// Others are asked before this one for a while; what it answers meanwhile does not change that. Tells whether that is news.
+    pub(crate) fn late(&mut self, peer: PeerId, now: Time, pause: Duration) -> bool {
+        self.owing.remove(&peer);
+        let before = self.late.insert(peer, now.after(pause));
+        before.is_none_or(|until| until <= now)
+    }
+
+    /// Whether it was slower than others a while ago.
+    pub(crate) fn is_late(&self, peer: PeerId, now: Time) -> bool {
+        !self.late.is_empty() && self.late.get(&peer).is_some_and(|until| now < *until)
+    }
+
+    /// One more piece of the peer's was overtaken; tells how many more than came in time.
+    pub(crate) fn owes(&mut self, peer: PeerId) -> u32 {
+        let owing = self.owing.entry(peer).or_insert(0);
+        *owing += 1;
+        *owing
+    }
+
+    /// The peer has given a piece in time.
+    pub(crate) fn gives(&mut self, peer: PeerId) {
+        if let Some(owing) = self.owing.get_mut(&peer) {
+            *owing = owing.saturating_sub(1);
+        }
     }
 
     pub(crate) fn cut_off(&mut self, peer: PeerId, now: Time, pause: Duration) {
@@ -74,6 +104,8 @@ impl Peers {
     /// Forgets what is over, and what was told by those for whom `stays` is false.
     pub(crate) fn tidy(&mut self, now: Time, stays: impl Fn(PeerId) -> bool) {
         self.silent.retain(|_, until| now < *until);
+        self.late.retain(|_, until| now < *until);
+        self.owing.retain(|peer, _| stays(*peer));
         self.liars.retain(|_, until| now < *until);
         self.rates.retain(|peer, _| stays(*peer));
         self.heard.retain(|peer, _| stays(*peer));

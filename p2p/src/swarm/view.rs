@@ -16,6 +16,9 @@ pub(crate) const ARITY: usize = 4;
 /// Trees cut from one ring, evenly spaced. With 32 every node is inner in about 8 and has about 64 connections.
 pub(crate) const STRIPES: u16 = 32;
 
+/// From the tree of a piece to that of the next one: about 0.6 of a ring, and of the rings. Odd, so that every tree has its turn.
+const STEP: u64 = 179;
+
 /// Rings of small clusters. One ring of few members has gaps of very different lengths, and whoever stands behind a long
 /// one uploads twice the mean; eight rings even that out. They cost connections, of which a small cluster has few.
 pub(crate) const RINGS: u16 = 8;
@@ -143,12 +146,14 @@ impl View {
         self.members.get(at)
     }
 
-    /// The tree of a piece. Neighbours in a blob are in different trees, so that a window of them uses all.
+    /// The tree of a piece. Neighbours in a blob are in different trees, so that a window of them uses all, and those begin at
+    /// different places of their rings: in a small cluster trees that begin near each other have the same first node.
     pub fn tree_of(&self, piece: &PieceId) -> TreeId {
         let mut word = [0; 8];
         word.copy_from_slice(&piece.blob.0[..8]);
         let ordinal = piece.offset / u64::from(piece.len.max(1));
-        let tree = u64::from_le_bytes(word).wrapping_add(ordinal) % u64::from(self.tree_count());
+        let place = u64::from_le_bytes(word).wrapping_add(ordinal);
+        let tree = place.wrapping_mul(STEP) % u64::from(self.tree_count());
         TreeId(tree as u16)
     }
 

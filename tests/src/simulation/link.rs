@@ -25,6 +25,7 @@ pub(crate) struct Transfer {
 pub(crate) struct Link {
     /// Time of a quantum.
     pub(crate) quantum: Nanos,
+    quantum_bytes: u32,
     /// Transfers under way, by class; the first is next.
     pub(crate) active: [VecDeque<Transfer>; 2],
     /// Transfers that wait for a place among them (the registry's).
@@ -42,6 +43,7 @@ impl Link {
     pub(crate) fn new(bits_a_second: f64, piece_bytes: u32, places: usize) -> Self {
         let bits = f64::from(piece_bytes) * 8.0 / f64::from(QUANTA);
         Self {
+            quantum_bytes: (piece_bytes / QUANTA).max(1),
             quantum: (bits / bits_a_second * 1e9) as Nanos,
             active: Default::default(),
             queued: Default::default(),
@@ -94,6 +96,12 @@ impl Link {
     pub(crate) fn come_in(&mut self, at: Nanos) -> Nanos {
         self.in_until = (self.in_until + self.quantum).max(at);
         self.in_until
+    }
+
+    /// How long a message waits behind what is on its way in, of which at most `queue` bytes stand before it.
+    pub(crate) fn wait_in(&self, now: Nanos, queue: u32) -> Nanos {
+        let longest = u64::from(queue) * self.quantum / u64::from(self.quantum_bytes);
+        self.in_until.saturating_sub(now).min(longest)
     }
 
     pub(crate) fn remove(&mut self, to: u32, request: RequestId) {

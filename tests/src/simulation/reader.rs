@@ -54,9 +54,4 @@ impl Reader {
             held: 0,
         }
     }
-
-    /// Which piece the `n`-th read needs: the same on all nodes, all over the image.
-    pub(crate) fn piece_of_read(n: usize, pieces: usize) -> usize {
-        n * 389 % pieces
-    }
 }

@@ -21,6 +21,8 @@ pub struct Scenario {
     pub registry_link: f64,
     /// There and back between any two.
     pub rtt: f64,
+    /// Bytes that wait before a node's link at most, and what is told to it behind them; 0: what is told passes them.
+    pub queue_bytes: u32,
     /// Until a whole piece is verified.
     pub verify: f64,
     /// All nodes start within this time.
@@ -29,12 +31,16 @@ pub struct Scenario {
     pub window: usize,
     /// Blocking reads, each of another piece, in the same order everywhere; 0: a whole image is fetched.
     pub reads: usize,
+    /// So many pieces on is the next that is read, modulo all.
+    pub stride: usize,
     /// Mean time between a read's end and the next one.
     pub think: f64,
     /// Fraction of nodes with a tenth of the link.
     pub slow: f64,
-    /// Fraction of nodes that die silently in the first second.
+    /// Fraction of nodes that die silently.
     pub crashed: f64,
+    /// They do so within this time.
+    pub crash_within: f64,
     /// Fraction of members that each node's view lacks.
     pub unseen: f64,
     /// Zones, of equal size.
@@ -98,13 +104,16 @@ impl Scenario {
             link: 10e9,
             registry_link: 20e9,
             rtt: 0.0002,
+            queue_bytes: 0,
             verify: 0.00025,
             jitter: 0.05,
             window: 64,
             reads: 0,
+            stride: 389,
             think: 0.002,
             slow: 0.0,
             crashed: 0.0,
+            crash_within: 1.0,
             unseen: 0.0,
             zones: 1,
             faults: Vec::new(),

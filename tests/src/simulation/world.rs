@@ -34,6 +34,8 @@ enum What {
     Jump(u32, i64),
     /// The next step of members joining.
     Members(u32),
+    /// All have heard who is a leaf now.
+    Leaves,
     Timer(u32),
     /// A quantum has left the link.
     Quantum(u32),
@@ -94,6 +96,8 @@ struct Node {
     reader: Reader,
     user: bool,
     slow: bool,
+    /// It said that it is too slow to be a parent.
+    leaf: bool,
     dead: bool,
     timer: Nanos,
     /// How far the node's clock is from that of the world.
@@ -152,7 +156,10 @@ impl World {
     /// Whether, all users being done, no link is busy and no message under way.
     fn drained(&self) -> bool {
         let idle = |entry: &Reverse<Entry>| {
-            matches!(entry.0.what, What::Timer(_) | What::Members(_) | What::Crash(_))
+            matches!(
+                entry.0.what,
+                What::Timer(_) | What::Members(_) | What::Crash(_) | What::Leaves
+            )
         };
         self.heap.len() <= 4 * self.nodes.len() && self.heap.iter().all(idle)
     }
@@ -161,13 +168,14 @@ impl World {
         match what {
             What::Start(at) => self.start(at as usize),
             What::Read(at) => self.read(at as usize),
-            What::Rewant(at, piece, class) => self.want(at as usize, piece, class),
+            What::Rewant(at, piece, class) => self.rewant(at as usize, piece, class),
             What::Crash(at) => self.crash(at as usize),
             What::Jump(at, by) => {
                 self.nodes[at as usize].clock += by;
                 self.feed(at as usize, Event::TimerFired);
             }
             What::Members(step) => self.members_join(step),
+            What::Leaves => self.leaves_are_known(),
             What::Timer(at) => {
                 if self.nodes[at as usize].timer == self.now {
                     self.nodes[at as usize].timer = Nanos::MAX;

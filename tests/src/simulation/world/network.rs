@@ -25,7 +25,10 @@ impl World {
     pub(super) fn tell(&mut self, from: u32, to: PeerId, event: Event) {
         let to = self.numbers[&to];
         if !self.nodes[to as usize].dead && !self.parted(from, to) {
-            let at = self.now + self.one_way();
+            let waits = self.nodes[to as usize]
+                .link
+                .wait_in(self.now, self.scenario.queue_bytes);
+            let at = self.now + self.one_way() + waits;
             self.push(at, What::Message(to, event));
         }
     }

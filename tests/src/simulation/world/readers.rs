@@ -70,6 +70,15 @@ impl World {
         );
     }
 
+    /// A want that ended in an error is repeated, unless the piece came meanwhile.
+    pub(super) fn rewant(&mut self, at: usize, piece: usize, class: Class) {
+        if self.nodes[at].held.get(piece) && !self.nodes[at].dead {
+            self.delivered(at, piece);
+        } else {
+            self.want(at, piece, class);
+        }
+    }
+
     pub(super) fn read(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         if node.dead {
@@ -79,7 +88,7 @@ impl World {
             self.finish(at);
             return;
         }
-        let piece = Reader::piece_of_read(node.reader.reads, self.scenario.pieces);
+        let piece = node.reader.reads * self.scenario.stride % self.scenario.pieces;
         node.reader.reads += 1;
         node.reader.reading = Some((piece, self.now));
         if node.held.get(piece) {

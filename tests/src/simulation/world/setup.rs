@@ -7,6 +7,8 @@ use super::*;
 
 /// Views are made for so many groups of nodes at most: one for each node would not fit into memory for 10,000.
 const VIEWS: usize = 1000;
+/// Until all know what a member says of itself; members' gossip takes some rounds.
+const GOSSIP: Nanos = 1_000_000_000;
 /// Fetches that the registry serves at once.
 const REGISTRY_PLACES: usize = 64;
 
@@ -50,7 +52,7 @@ impl World {
         };
         world.choose_users();
         for at in crashing {
-            let when = nanos(world.rng.fraction());
+            let when = nanos(world.rng.fraction() * world.scenario.crash_within);
             world.push(when, What::Crash(at as u32));
         }
         world.make_views();
@@ -136,12 +138,37 @@ impl World {
         let member = |n: usize| Member {
             id: self.ids[n],
             zone: ZoneId(n as u16 % zones),
-            leaf: false,
+            leaf: self.nodes[n].leaf,
         };
-        let view = Arc::new(View::new((0..joined).map(member).collect()));
-        for at in 0..joined {
-            self.feed(at, Event::MembersChanged(Arc::clone(&view)));
+        self.views = vec![Arc::new(View::new((0..joined).map(member).collect()))];
+        self.show_views();
+    }
+
+    fn show_views(&mut self) {
+        for at in 0..self.nodes.len() {
+            let view = Arc::clone(&self.views[at % self.views.len()]);
+            if view.member(self.ids[at]).is_some() {
+                self.feed(at, Event::MembersChanged(view));
+            }
         }
+    }
+
+    /// A node says that it is a leaf, or is none any more.
+    pub(super) fn announce_leaf(&mut self, at: usize, leaf: bool) {
+        self.nodes[at].leaf = leaf;
+        self.push(self.now + GOSSIP, What::Leaves);
+    }
+
+    pub(super) fn leaves_are_known(&mut self) {
+        let told = |view: &Arc<View>| {
+            let members = view.members().iter().map(|member| Member {
+                leaf: self.nodes[self.numbers[&member.id] as usize].leaf,
+                ..*member
+            });
+            Arc::new(View::new(members.collect()))
+        };
+        self.views = self.views.iter().map(told).collect();
+        self.show_views();
     }
 }
 
@@ -155,6 +182,7 @@ impl Node {
             reader: Reader::new(scenario.pieces),
             user: false,
             slow,
+            leaf: false,
             dead: false,
             timer: Nanos::MAX,
             clock: 0,

@@ -54,6 +54,7 @@ impl World {
             }
             Action::Deliver { piece } => self.delivered(at, self.number(&piece)),
             Action::Fail { piece, .. } => self.failed(at, self.number(&piece)),
+            Action::AnnounceLeaf(leaf) => self.announce_leaf(at, leaf),
             Action::SetTimer(Time(when)) => {
                 let when = when
                     .saturating_add_signed(-self.nodes[at].clock)
