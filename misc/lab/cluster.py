@@ -89,6 +89,7 @@ class Outcome:
     uploads: list[int]
     errors: list[str] = field(default_factory=list)
     counters: list[dict] = field(default_factory=list)
+    slow: int = 0
 
 
 def config(lab_folder: Path, containerd: Path, certs: Path, number: int, seeds: list[str] | None) -> str:
@@ -170,7 +171,7 @@ class Cluster:
         return Outcome(
             len(self.machines), sent[0], [m.startup_s for m in living], [m.all_s for m in living],
             [sent[m.number] for m in living], [f"node {m.number}: {m.error}" for m in living if m.error],
-            [m.daemon.status()["counters"] for m in living])
+            [m.daemon.status()["counters"] for m in living], slow)
 
     @staticmethod
     def _pull(machine: Machine, image: str) -> None:
@@ -272,6 +273,10 @@ def tell(name: str, outcome: Outcome, stored: int, alone: float | None) -> None:
     names = ("p2p_asked", "p2p_asked_registry", "p2p_hedged", "p2p_hedged_registry", "p2p_passed_over", "p2p_redirected", "p2p_refused", "p2p_wrong_pieces")
     totals = {name[4:]: sum(int(counters.get(name, 0)) for counters in outcome.counters) for name in names}
     print(f"  {totals}", flush=True)
+    if outcome.slow:
+        slow = [f"{took:.1f} s, {counters.get('p2p_asked_registry')} requests to the registry of {int(counters.get('p2p_asked', 0))} to peers"
+                for took, counters in list(zip(outcome.whole, outcome.counters))[:outcome.slow]]
+        print(f"  slow nodes: {'; '.join(slow)}; the others: last {max(outcome.whole[outcome.slow:]):.1f} s", flush=True)
 
 
 def main() -> None:
