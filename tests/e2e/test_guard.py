@@ -43,7 +43,7 @@ class Guard(Case):
         door = PrivateRegistry(self.world.registry, USER, PASSWORD)
         self.addCleanup(door.close)
         self.world.lazy("busybox")
-        node = self.world.new_node(2, background=False, extra=by_provider(folder, door))
+        node = self.world.new_node(2, background=False, extra=by_provider(self, folder, door))
         program = folder / "lab-provider"
         program.write_text(program.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\ncat /proc/self/status >{folder}/status\n"))
         image = f"{door.address}/lazy/busybox:1"
