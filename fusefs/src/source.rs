@@ -50,4 +50,10 @@ pub trait BlobSource: Send + Sync + 'static {
         range: Range<u64>,
         class: Class,
     ) -> BoxFuture<'static, Result<Bytes, SourceError>>;
+
+    /// Whether a read asks others when the first who was asked is slow. It then has all the time that a reader has: to end it
+    /// early and begin anew throws away what is on its way, which on a slow link nothing survives.
+    fn asks_around(&self) -> bool {
+        false
+    }
 }

@@ -57,8 +57,8 @@ class Network:
             run("tc", "-n", space, "qdisc", "add", "dev", device, "root", "handle", "1:", "htb", "default", "10", "r2q", "1000")
             run("tc", "-n", space, "class", "add", "dev", device, "parent", "1:", "classid", "1:10", "htb", "rate", f"{mbit}mbit",
                 "ceil", f"{mbit}mbit", "burst", "128k", "cburst", "128k", "quantum", "60000")
-            # Short: a deep queue would hide the limit behind seconds of delay.
-            run("tc", "-n", space, "qdisc", "add", "dev", device, "parent", "1:10", "handle", "10:", "pfifo", "limit", "200")
+            # As a switch's port has it. Counted in packets, of up to 16 KiB, a slow link's queue would be seconds long.
+            run("tc", "-n", space, "qdisc", "add", "dev", device, "parent", "1:10", "handle", "10:", "bfifo", "limit", "256k")
 
     def inside(self, machine: int, command: list) -> list:
         """A command as it runs on that machine; mounts are those of the whole machine."""

@@ -26,7 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Longest time for the first try of a request, after which it is made anew: a connection that
-/// hangs must not use up the time a reader has. Doubles with each try, for links that are slow.
+/// hangs must not use up the time a reader has. Doubles with each try, for links that are slow. Not
+/// for a source that asks around: to it one that hangs is one of several.
 const FIRST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Bound from below on the time for a try, where readers have very little time.
@@ -101,7 +102,10 @@ async fn decode(
 async fn from_source(shared: &Arc<Shared>, run: &Arc<Run<Target>>, frames: Range<usize>) {
     let mut todo = vec![frames];
     let mut pause = FIRST_PAUSE;
-    let mut limit = FIRST_LIMIT.min(shared.read_timeout / 4).max(SHORTEST_LIMIT);
+    let mut limit = match shared.source.asks_around() {
+        true => shared.read_timeout,
+        false => FIRST_LIMIT.min(shared.read_timeout / 4).max(SHORTEST_LIMIT),
+    };
     let mut corrupt = 0;
     while let Some(group) = todo.pop() {
         let error = match attempt(shared, run, group.clone(), limit).await {

@@ -63,6 +63,25 @@ fn a_dead_source_is_an_error_in_time_and_forgotten_afterwards() {
 
 /// Time stands still.
 #[test]
+fn a_source_that_asks_around_is_not_interrupted() {
+    // A quarter of a reader's time is the most that a try may take elsewhere.
+    let short = |options: &mut Options| {
+        quiet(options);
+        options.read_timeout = Duration::from_secs(8);
+    };
+    for asks_around in [false, true] {
+        let Some(node) = node(short) else { return };
+        let layer = one_file(3);
+        let path = node.show(&layer).join("file");
+        node.source.delay(Duration::from_secs(3));
+        node.source.asks_around(asks_around);
+        node.source.asked();
+        assert_eq!(read_at(&path, 0, 4096).unwrap().len(), 4096);
+        assert_eq!(node.source.asked().len() == 1, asks_around);
+    }
+}
+
+#[test]
 fn a_source_that_refuses_is_an_error_at_once() {
     let Some(node) = node(quiet_by(&Clock::standing())) else {
         return;

@@ -32,6 +32,7 @@ struct State {
     blobs: HashMap<Digest, Bytes>,
     mood: Mood,
     delay: Duration,
+    asks_around: bool,
     asked: Vec<(Range<u64>, Class)>,
 }
 
@@ -45,6 +46,7 @@ impl Memory {
             blobs: HashMap::new(),
             mood: Mood::Good,
             delay: Duration::ZERO,
+            asks_around: false,
             asked: vec![],
         })))
     }
@@ -59,6 +61,10 @@ impl Memory {
 
     pub(crate) fn delay(&self, delay: Duration) {
         self.0.lock().unwrap().delay = delay;
+    }
+
+    pub(crate) fn asks_around(&self, yes: bool) {
+        self.0.lock().unwrap().asks_around = yes;
     }
 
     /// What was asked for since the last call.
@@ -103,6 +109,10 @@ impl BlobSource for Memory {
             }
             Ok(part)
         })
+    }
+
+    fn asks_around(&self) -> bool {
+        self.0.lock().unwrap().asks_around
     }
 }
 

@@ -63,6 +63,10 @@ impl<S: BlobSource> BlobSource for MeasuredSource<Arc<S>> {
             result
         })
     }
+
+    fn asks_around(&self) -> bool {
+        self.source.asks_around()
+    }
 }
 
 /// Counts a fetch when it is dropped: the store drops one that takes too long, or that nobody needs any more.

@@ -178,6 +178,10 @@ impl BlobSource for RegistrySource {
         }
         .boxed()
     }
+
+    fn asks_around(&self) -> bool {
+        self.peers.get().is_some()
+    }
 }
 
 /// Reads blobs from one image's own store; for `lacewing mount`.
