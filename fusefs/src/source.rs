@@ -51,6 +51,9 @@ pub trait BlobSource: Send + Sync + 'static {
         class: Class,
     ) -> BoxFuture<'static, Result<Bytes, SourceError>>;
 
+    /// A process waits by now for a read of these bytes that began as [`Class::Prefetch`] and goes on.
+    fn hurry(&self, _blob: Digest, _range: Range<u64>) {}
+
     /// Whether a read asks others when the first who was asked is slow. It then has all the time that a reader has: to end it
     /// early and begin anew throws away what is on its way, which on a slow link nothing survives.
     fn asks_around(&self) -> bool {

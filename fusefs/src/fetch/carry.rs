@@ -33,8 +33,8 @@ const FIRST_LIMIT: Duration = Duration::from_secs(5);
 /// Bound from below on the time for a try, where readers have very little time.
 const SHORTEST_LIMIT: Duration = Duration::from_millis(500);
 
-/// How often a request under way is checked for whether anybody still waits for it.
-const CHECK: Duration = Duration::from_millis(250);
+/// How often a request under way is checked for whether anybody waits for it, still or by now.
+const CHECK: Duration = Duration::from_millis(50);
 
 /// Carries a run through; every flight of it has landed in the end.
 pub(crate) async fn carry(shared: Arc<Shared>, run: Run<Target>) {
@@ -182,16 +182,21 @@ async fn attempt(
     };
     let blob = run.of.volume.pack.identity().blob;
     add(&shared.tally.source_reads, 1);
-    let read = timeout(limit, shared.source.read(blob, range, class));
+    let read = timeout(limit, shared.source.read(blob, range.clone(), class));
     tokio::pin!(read);
+    let mut hurries = class == Class::Blocking;
     let answer = loop {
         tokio::select! {
             answer = &mut read => break answer,
-            () = sleep(CHECK) => {
-                if run.urgency == Urgency::Blocking && !shared.awaited(run, frames.clone()) {
-                    return Err(SourceError::Unavailable("nobody waits any more".into()));
-                }
-            }
+            () = sleep(CHECK) => {}
+        }
+        let awaited = shared.awaited(run, frames.clone());
+        if run.urgency == Urgency::Blocking && !awaited {
+            return Err(SourceError::Unavailable("nobody waits any more".into()));
+        }
+        if awaited && !hurries {
+            hurries = true;
+            shared.source.hurry(blob, range.clone());
         }
     };
     let late = |_| SourceError::Unavailable(format!("no answer within {limit:?}"));

@@ -46,6 +46,7 @@ pub const SILENCE: Duration = Duration::from_secs(150);
 /// A node that takes no byte of what is sent to it for so long is gone.
 pub const STUCK: Duration = Duration::from_secs(40);
 
-/// Bytes in flight to one node that the kernel takes off us. Small, so that blocking pieces do not wait behind many
-/// prefetched bytes; enough for 10 Gbit/s at 0.2 ms.
-pub const SEND_BUFFER: u32 = 256 << 10;
+/// Bytes in flight to one node that the kernel takes off us; it takes twice as many at most. Small, so that blocking pieces do
+/// not wait behind many prefetched bytes, and that the time an upload takes tells how fast the network is; enough for
+/// 5 Gbit/s to each node at 0.2 ms.
+pub const SEND_BUFFER: u32 = 64 << 10;

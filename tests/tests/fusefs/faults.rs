@@ -82,6 +82,25 @@ fn a_source_that_asks_around_is_not_interrupted() {
 }
 
 #[test]
+fn a_reader_hurries_what_nobody_waited_for() {
+    let in_background = |options: &mut Options| {
+        quiet(options);
+        options.read_timeout = Duration::from_secs(20);
+        options.background = true;
+    };
+    let Some(node) = node(in_background) else { return };
+    node.source.delay(Duration::from_secs(3));
+    let layer = one_file(4);
+    let path = node.show(&layer).join("file");
+    wait_for("the background", || {
+        node.source.asked().iter().any(|(range, _)| range.start == 0)
+    });
+    assert_eq!(node.source.hurried(), 0);
+    assert_eq!(read_at(&path, 0, 4096).unwrap().len(), 4096);
+    assert_eq!(node.source.hurried(), 1);
+}
+
+#[test]
 fn a_source_that_refuses_is_an_error_at_once() {
     let Some(node) = node(quiet_by(&Clock::standing())) else {
         return;

@@ -33,6 +33,7 @@ struct State {
     mood: Mood,
     delay: Duration,
     asks_around: bool,
+    hurried: usize,
     asked: Vec<(Range<u64>, Class)>,
 }
 
@@ -47,6 +48,7 @@ impl Memory {
             mood: Mood::Good,
             delay: Duration::ZERO,
             asks_around: false,
+            hurried: 0,
             asked: vec![],
         })))
     }
@@ -65,6 +67,11 @@ impl Memory {
 
     pub(crate) fn asks_around(&self, yes: bool) {
         self.0.lock().unwrap().asks_around = yes;
+    }
+
+    /// How many reads it was told to hurry with.
+    pub(crate) fn hurried(&self) -> usize {
+        self.0.lock().unwrap().hurried
     }
 
     /// What was asked for since the last call.
@@ -109,6 +116,10 @@ impl BlobSource for Memory {
             }
             Ok(part)
         })
+    }
+
+    fn hurry(&self, _blob: Digest, _range: Range<u64>) {
+        self.0.lock().unwrap().hurried += 1;
     }
 
     fn asks_around(&self) -> bool {

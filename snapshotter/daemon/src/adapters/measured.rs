@@ -64,6 +64,10 @@ impl<S: BlobSource> BlobSource for MeasuredSource<Arc<S>> {
         })
     }
 
+    fn hurry(&self, blob: Digest, range: Range<u64>) {
+        self.source.hurry(blob, range);
+    }
+
     fn asks_around(&self) -> bool {
         self.source.asks_around()
     }

@@ -179,6 +179,13 @@ impl BlobSource for RegistrySource {
         .boxed()
     }
 
+    fn hurry(&self, blob: Digest, range: Range<u64>) {
+        if let Some(peers) = self.peers.get() {
+            // Whoever wants a piece joins those who do; its bytes are for them.
+            tokio::spawn(peers.read(blob, range, Class::Blocking));
+        }
+    }
+
     fn asks_around(&self) -> bool {
         self.peers.get().is_some()
     }
