@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::time::{Time, nanos};
-use super::view::PeerId;
 
 /// Mean and deviation of a time, as TCP keeps them (RFC 6298).
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,26 +30,21 @@ impl Estimate {
     }
 }
 
-/// How fast this node uploads when it has something to upload: the median over those it uploaded to lately. One that is slow
-/// to take things is one of many; a slow node is slow to all.
-#[derive(Clone, Debug, Default)]
+/// How fast this node uploads when it has something to upload.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rate {
-    /// Nanoseconds that a mebibyte takes to each of them, the latest last.
-    to: Vec<(PeerId, u64)>,
-    /// The median of these; of two the faster.
+    /// Nanoseconds that a mebibyte takes.
     per_mebibyte: u64,
     last: Time,
 }
 
-/// So many of those it uploaded to count.
-const RECEIVERS: usize = 16;
 /// Shorter pieces say more about latency than about rate.
 const SMALLEST_SAMPLE: u64 = 16 << 10;
 
 impl Rate {
     /// Takes in an upload of `len` bytes that ended at `now` and took `took`. Only the time since the last one ended
     /// counts: two that share the link each take twice as long.
-    pub(crate) fn add(&mut self, now: Time, to: PeerId, len: u64, took: Duration) {
+    pub(crate) fn add(&mut self, now: Time, len: u64, took: Duration) {
         let alone = nanos(took.min(now.since(self.last))).max(1);
         self.last = now;
         if len < SMALLEST_SAMPLE {
@@ -58,18 +52,10 @@ impl Rate {
         }
         let sample = (u128::from(alone) << 20) / u128::from(len);
         let sample = u64::try_from(sample).unwrap_or(u64::MAX >> 8);
-        let known = self.to.iter().position(|(peer, _)| *peer == to);
-        let mean = match known.map(|at| self.to.remove(at).1) {
-            Some(mean) => mean - mean / 8 + sample / 8,
-            None => sample,
+        self.per_mebibyte = match self.per_mebibyte {
+            0 => sample,
+            mean => mean - mean / 8 + sample / 8,
         };
-        self.to.push((to, mean));
-        if self.to.len() > RECEIVERS {
-            self.to.remove(0);
-        }
-        let mut means: Vec<u64> = self.to.iter().map(|(_, mean)| *mean).collect();
-        means.sort_unstable();
-        self.per_mebibyte = means.get((means.len() - 1) / 2).copied().unwrap_or_default();
     }
 
     /// How long `len` bytes take; zero before the first sample.
@@ -86,34 +72,5 @@ impl Rate {
                 .unwrap_or(u32::MAX)
                 .max(1),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Uploads of a mebibyte one after the other; what each receiver takes, in milliseconds.
-    fn after(uploads: &[(u64, u64)]) -> u32 {
-        let (mut rate, mut now) = (Rate::default(), Time(0));
-        for (to, took) in uploads {
-            let took = Duration::from_millis(*took);
-            now = now.after(took);
-            rate.add(now, PeerId(*to), 1 << 20, took);
-        }
-        rate.kib_per_second()
-    }
-
-    #[test]
-    fn a_slow_receiver_makes_no_slow_sender() {
-        assert_eq!(after(&[]), 0);
-        let healthy = after(&[(1, 100), (2, 100), (3, 100)]);
-        assert_eq!(healthy, 10_240);
-        assert_eq!(after(&[(1, 100), (9, 2000)]), healthy);
-        assert_eq!(
-            after(&[(1, 100), (2, 100), (9, 2000), (9, 2000), (9, 2000)]),
-            healthy
-        );
-        assert_eq!(after(&[(1, 1000), (2, 1000), (9, 2000)]), healthy / 10);
     }
 }
