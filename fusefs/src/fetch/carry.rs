@@ -184,19 +184,23 @@ async fn attempt(
     add(&shared.tally.source_reads, 1);
     let read = timeout(limit, shared.source.read(blob, range.clone(), class));
     tokio::pin!(read);
-    let mut hurries = class == Class::Blocking;
+    let mut hurries = false;
     let answer = loop {
         tokio::select! {
             answer = &mut read => break answer,
             () = sleep(CHECK) => {}
         }
-        let awaited = shared.awaited(run, frames.clone());
-        if run.urgency == Urgency::Blocking && !awaited {
-            return Err(SourceError::Unavailable("nobody waits any more".into()));
+        let blocking = run.urgency == Urgency::Blocking;
+        if !blocking && hurries {
+            continue; // it is hurried, and goes on whoever leaves
         }
-        if awaited && !hurries {
-            hurries = true;
-            shared.source.hurry(blob, range.clone());
+        match (blocking, shared.awaited(run, frames.clone())) {
+            (true, false) => return Err(SourceError::Unavailable("nobody waits any more".into())),
+            (false, true) => {
+                hurries = true;
+                shared.source.hurry(blob, range.clone());
+            }
+            _ => {}
         }
     };
     let late = |_| SourceError::Unavailable(format!("no answer within {limit:?}"));
