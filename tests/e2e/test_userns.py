@@ -2,7 +2,8 @@
 
 from cases import Case, for_each
 from lab.containers import CTR, running
-from lab.process import mounts_below, run, wait_until
+from lab.pods import runc_bin, with_users_of_their_own
+from lab.process import CommandFailed, mounts_below, run, wait_until
 from lab.walk import differences, walk
 
 FIRST = 100000
@@ -74,6 +75,34 @@ class Lazy(Case):
             node.start()
             node.ctr("task", "start", "-d", "made")
             self.assertIn("ready", node.exec("made", "/bin/sh", "-c", "redis-server --version && echo ready"))
+
+
+class Pod(Case):
+    """A pod with `hostUsers: false` by CRI, as kubelet asks for it."""
+
+    def test_starts_without_reading_the_image(self):
+        try:
+            runc_bin()
+        except CommandFailed as failure:
+            self.skipTest(f"no runc with idmapped mounts: {failure}")
+        world, name = self.world, "redis"
+        node, image = world.new_node(2, background=False), world.lazy(name)
+        with_users_of_their_own(node.containerd)
+        client = node.containerd.client
+        client("cri-pull", image)
+        sandbox, container = client("-userns", str(FIRST), "-user", "0", "-keep", "cri-run", image, "sleep", "100000").split()
+        self.assertIn(f"0 {FIRST} 65536", " ".join(client("cri-exec", container, "cat", "/proc/self/uid_map").split()))
+        self.assertIn("ready", client("cri-exec", container, "sh", "-c", PROBE))
+        pid = node.containerd.container_pid(container, "k8s.io")
+        self.assertEqual({entry.owner for entry in walk(f"/proc/{pid}/root/srv").values()}, {f"{FIRST}:{FIRST}"})
+        layers = [layer for layer in node.daemon.status()["layers"] if layer["image"] == image]
+        self.assertTrue(layers and all(layer["lazy"] for layer in layers), layers)
+        whole = sum(layer["bytes_total"] for layer in layers)
+        self.assertLess(sum(layer["bytes_present"] for layer in layers), whole / 4, "the pod's start fetched the image")
+        self.assertLess(node.daemon.status()["counters"]["source_bytes"], whole / 8)
+        self.assertEqual(world.layer_digests(name) & node.containerd.content("k8s.io"), set())
+        client("cri-remove", sandbox)
+        wait_until(lambda: not mounts_below(node.daemon.root / "m"), "removal of the mapped layers")
 
 
 @for_each([(name, complete) for name in ("redis", "edge", "layers-100") for complete in ("incomplete", "complete")])

@@ -64,7 +64,16 @@ func (c *criClient) removeImage(ctx context.Context, ref string) error {
 	return c.call(ctx, "ImageService/RemoveImage", &imageRequest{Image: &image{ref}}, &empty{})
 }
 
-// run starts a pod on the host's network with one container. Without -keep it waits for the container's end, prints its
+// podNamespaces are the host's network, so that no CNI plugin is needed; with -userns a user namespace, which cannot have that.
+func podNamespaces() *namespaceOption {
+	if *userns == 0 {
+		return &namespaceOption{Network: namespaceNode}
+	}
+	ids := []*idMapping{{Host: uint32(*userns), Length: 65536}}
+	return &namespaceOption{Userns: &userNamespace{Uids: ids, Gids: ids}}
+}
+
+// run starts a pod with one container. Without -keep it waits for the container's end, prints its
 // output, removes the pod and ends with the container's exit status.
 func (c *criClient) run(ctx context.Context, ref string, command []string) (err error) {
 	logs, err := os.MkdirTemp("", "cri-logs-")
@@ -72,11 +81,11 @@ func (c *criClient) run(ctx context.Context, ref string, command []string) (err 
 		return err
 	}
 	uid := filepath.Base(logs)
-	hostNetwork := &namespaceOption{Network: namespaceNode}
+	namespaces := podNamespaces()
 	pod := &sandboxConfig{
 		Metadata:     &sandboxMetadata{Name: uid, UID: uid, Namespace: "lab"},
 		LogDirectory: logs,
-		Linux:        &linuxSandbox{CgroupParent: "/lacewing-lab", Security: &sandboxSecurity{hostNetwork}},
+		Linux:        &linuxSandbox{CgroupParent: "/lacewing-lab", Security: &sandboxSecurity{namespaces}},
 	}
 	var sandbox id
 	if err := c.call(ctx, "RuntimeService/RunPodSandbox", &runSandboxRequest{pod}, &sandbox); err != nil {
@@ -90,7 +99,7 @@ func (c *criClient) run(ctx context.Context, ref string, command []string) (err 
 			}
 		}()
 	}
-	security := &containerSecurity{Namespaces: hostNetwork}
+	security := &containerSecurity{Namespaces: namespaces}
 	if *user >= 0 {
 		security.RunAsUser = &int64Value{*user}
 	}

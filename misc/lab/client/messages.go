@@ -33,7 +33,20 @@ type sandboxMetadata struct {
 const namespaceNode = 2
 
 type namespaceOption struct {
-	Network int32 `protobuf:"varint,1,opt,name=network,proto3"`
+	Network int32          `protobuf:"varint,1,opt,name=network,proto3"`
+	Userns  *userNamespace `protobuf:"bytes,5,opt,name=userns_options,proto3"`
+}
+
+// userNamespace is UserNamespace of mode POD, which is 0: the pod has one of its own (`hostUsers: false`).
+type userNamespace struct {
+	Uids []*idMapping `protobuf:"bytes,2,rep,name=uids,proto3"`
+	Gids []*idMapping `protobuf:"bytes,3,rep,name=gids,proto3"`
+}
+
+type idMapping struct {
+	Host      uint32 `protobuf:"varint,1,opt,name=host_id,proto3"`
+	Container uint32 `protobuf:"varint,2,opt,name=container_id,proto3"`
+	Length    uint32 `protobuf:"varint,3,opt,name=length,proto3"`
 }
 
 type sandboxSecurity struct {
@@ -133,6 +146,8 @@ func (m *authConfig) Reset()              { *m = authConfig{} }
 func (m *pullImageResponse) Reset()       { *m = pullImageResponse{} }
 func (m *sandboxMetadata) Reset()         { *m = sandboxMetadata{} }
 func (m *namespaceOption) Reset()         { *m = namespaceOption{} }
+func (m *userNamespace) Reset()           { *m = userNamespace{} }
+func (m *idMapping) Reset()               { *m = idMapping{} }
 func (m *sandboxSecurity) Reset()         { *m = sandboxSecurity{} }
 func (m *linuxSandbox) Reset()            { *m = linuxSandbox{} }
 func (m *sandboxConfig) Reset()           { *m = sandboxConfig{} }
@@ -156,6 +171,8 @@ func (m *authConfig) String() string              { return fmt.Sprintf("%+v", *m
 func (m *pullImageResponse) String() string       { return fmt.Sprintf("%+v", *m) }
 func (m *sandboxMetadata) String() string         { return fmt.Sprintf("%+v", *m) }
 func (m *namespaceOption) String() string         { return fmt.Sprintf("%+v", *m) }
+func (m *userNamespace) String() string           { return fmt.Sprintf("%+v", *m) }
+func (m *idMapping) String() string               { return fmt.Sprintf("%+v", *m) }
 func (m *sandboxSecurity) String() string         { return fmt.Sprintf("%+v", *m) }
 func (m *linuxSandbox) String() string            { return fmt.Sprintf("%+v", *m) }
 func (m *sandboxConfig) String() string           { return fmt.Sprintf("%+v", *m) }
@@ -179,6 +196,8 @@ func (*authConfig) ProtoMessage()              {}
 func (*pullImageResponse) ProtoMessage()       {}
 func (*sandboxMetadata) ProtoMessage()         {}
 func (*namespaceOption) ProtoMessage()         {}
+func (*userNamespace) ProtoMessage()           {}
+func (*idMapping) ProtoMessage()               {}
 func (*sandboxSecurity) ProtoMessage()         {}
 func (*linuxSandbox) ProtoMessage()            {}
 func (*sandboxConfig) ProtoMessage()           {}
