@@ -5,7 +5,7 @@
 //! all it knows to a seed, which answers with all that it knows; later each node does so with a random member every few
 //! minutes, which also heals what gossip has missed.
 
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::transport::limits::MAX_EXCHANGE;
 /// Seeds are asked so often as long as nobody is known.
 const ALONE: Duration = Duration::from_millis(500);
 
-/// Seeds are asked so often in any case, so that two halves of a cluster find each other again.
+/// Seeds that are no members are asked so often, so that two halves of a cluster find each other again.
 const REUNION: Duration = Duration::from_secs(60);
 
 /// A random member is sent everything so often, give or take a half.
@@ -35,6 +35,13 @@ const BULK: Duration = Duration::from_secs(180);
 
 /// The cluster size for which the library's times are chosen; they grow with its logarithm.
 const SIZE: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+/// A member is probed so often. Who is gone is known to be after some 12 s, of which 8 are the time to object; nobody waits for
+/// it, since whoever does not take a request is passed over at once.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// A probe is answered within this time, or others are asked to try: a busy machine answers late.
+const ANSWERED: Duration = Duration::from_secs(1);
 
 /// A packet of the library.
 const PACKET: u8 = 0;
@@ -113,13 +120,18 @@ impl Swim {
         let task = Task {
             foca: Foca::new(
                 id,
-                Config::new_lan(SIZE),
+                Config {
+                    probe_period: PROBE,
+                    probe_rtt: ANSWERED,
+                    ..Config::new_lan(SIZE)
+                },
                 rand::make_rng::<StdRng>(),
                 PostcardCodec,
             ),
             runtime: AccumulatingRuntime::new(),
             timers: BinaryHeap::new(),
             timer_count: 0,
+            resting: None,
             seeds: options.seeds,
             outgoing,
             members: sender,
@@ -178,6 +190,9 @@ struct Task {
     runtime: AccumulatingRuntime<Id>,
     timers: BinaryHeap<Due>,
     timer_count: u64,
+    /// The library's timer for telling news, while there are none: five times a second for nothing is most of what an idle
+    /// node would do.
+    resting: Option<Timer<Id>>,
     seeds: Vec<String>,
     outgoing: mpsc::Sender<(SocketAddr, Bytes)>,
     members: watch::Sender<Arc<Vec<Peer>>>,
@@ -205,11 +220,7 @@ impl Task {
                 () = sleep_until(next) => {}
             }
             let now = Instant::now();
-            while self.timers.peek().is_some_and(|due| due.0 <= now) {
-                if let Some(Due(_, _, timer)) = self.timers.pop() {
-                    let _ = self.foca.handle_timer(timer, &mut self.runtime);
-                }
-            }
+            self.fire(now);
             if seeds_at <= now {
                 self.ask_seeds().await;
                 let alone = self.foca.num_members() == 0;
@@ -221,6 +232,25 @@ impl Task {
             }
             self.flush();
         }
+    }
+
+    /// Hands timers that are due to the library.
+    fn fire(&mut self, now: Instant) {
+        while self.timers.peek().is_some_and(|due| due.0 <= now) {
+            let Some(Due(_, _, timer)) = self.timers.pop() else {
+                return;
+            };
+            if matches!(timer, Timer::PeriodicGossip(_)) && self.foca.updates_backlog() == 0 {
+                self.resting = Some(timer);
+                continue;
+            }
+            let _ = self.foca.handle_timer(timer, &mut self.runtime);
+        }
+    }
+
+    fn schedule(&mut self, at: Instant, timer: Timer<Id>) {
+        self.timer_count += 1;
+        self.timers.push(Due(at, self.timer_count, timer));
     }
 
     fn next_bulk(&mut self) -> Instant {
@@ -274,10 +304,17 @@ impl Task {
         }
     }
 
+    /// Sends all it knows to seeds that it does not know as members. Members need no reunion: a cluster of thousands would
+    /// ask its few seeds for everything every minute.
     async fn ask_seeds(&mut self) {
         let own = self.foca.identity().address;
         let mut found = resolve(&self.seeds).await;
-        found.retain(|address| *address != own);
+        let known: HashSet<SocketAddr> = self
+            .foca
+            .iter_members()
+            .map(|member| member.id().address)
+            .collect();
+        found.retain(|address| *address != own && !known.contains(address));
         if found.is_empty() {
             return;
         }
@@ -327,9 +364,13 @@ impl Task {
             self.send(to.address, PACKET, &packet);
         }
         while let Some((after, timer)) = self.runtime.to_schedule() {
-            self.timer_count += 1;
-            self.timers
-                .push(Due(Instant::now() + after, self.timer_count, timer));
+            self.schedule(Instant::now() + after, timer);
+        }
+        if self.foca.updates_backlog() > 0
+            && let Some(timer) = self.resting.take()
+        {
+            // At once: what else comes in with the same news goes out with it.
+            self.schedule(Instant::now(), timer);
         }
         while let Some(notification) = self.runtime.to_notify() {
             self.changed = true;
@@ -364,10 +405,31 @@ impl Task {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+
     use super::*;
 
-    /// Nodes whose packets are carried by hand.
+    /// What goes between nodes whose packets are carried by hand.
+    #[derive(Default)]
+    struct Wire {
+        messages: AtomicU64,
+        bytes: AtomicU64,
+        /// Nodes below this number and the others do not hear each other.
+        cut: AtomicU16,
+    }
+
+    impl Wire {
+        fn carries(&self, from: u16, to: u16) -> bool {
+            let cut = self.cut.load(Ordering::Relaxed);
+            (from < cut) == (to < cut)
+        }
+    }
+
     async fn cluster(count: u16) -> Vec<Arc<Swim>> {
+        wired(count, &Arc::default(), 1).await
+    }
+
+    async fn wired(count: u16, wire: &Arc<Wire>, seeds: u16) -> Vec<Arc<Swim>> {
         let address = |number: u16| SocketAddr::from(([127, 0, 0, 1], 10_000 + number));
         let mut nodes = Vec::new();
         let mut outs = Vec::new();
@@ -378,23 +440,75 @@ mod tests {
                     zone: format!("z{}", number % 2),
                     ..Meta::default()
                 },
-                seeds: vec![address(0).to_string()],
+                seeds: (0..seeds).map(|seed| address(seed).to_string()).collect(),
             });
             nodes.push(Arc::new(swim));
             outs.push(out);
         }
-        for (number, mut out) in outs.into_iter().enumerate() {
+        for (from, mut out) in (0..).zip(outs) {
             let nodes: Vec<_> = nodes.iter().map(Arc::downgrade).collect();
+            let wire = wire.clone();
             tokio::spawn(async move {
                 while let Some((to, bytes)) = out.recv().await {
-                    let target = usize::from(to.port() - 10_000);
-                    if let Some(node) = nodes[target].upgrade() {
-                        node.take(address(number as u16), bytes);
+                    let target = to.port() - 10_000;
+                    wire.messages.fetch_add(1, Ordering::Relaxed);
+                    wire.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    if let Some(node) = nodes[usize::from(target)].upgrade()
+                        && wire.carries(from, target)
+                    {
+                        node.take(address(from), bytes);
                     }
                 }
             });
         }
         nodes
+    }
+
+    async fn all_know(nodes: &[Arc<Swim>], others: usize) {
+        for node in nodes {
+            let mut members = node.watch();
+            members.wait_for(|members| members.len() == others).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn halves_that_have_given_each_other_up_find_each_other_again() {
+        let wire = Arc::new(Wire::default());
+        let nodes = wired(12, &wire, 2).await;
+        all_know(&nodes, 11).await;
+        // Both seeds are on one side.
+        wire.cut.store(4, Ordering::Relaxed);
+        all_know(&nodes[..4], 3).await;
+        all_know(&nodes[4..], 7).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        wire.cut.store(0, Ordering::Relaxed);
+        all_know(&nodes, 11).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_news_is_quiet() {
+        let wire = Arc::new(Wire::default());
+        let nodes = wired(100, &wire, 3).await;
+        all_know(&nodes, 99).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let sent = || {
+            (
+                wire.messages.load(Ordering::Relaxed),
+                wire.bytes.load(Ordering::Relaxed),
+            )
+        };
+        let before = sent();
+        let time = 600;
+        tokio::time::sleep(Duration::from_secs(time)).await;
+        let after = sent();
+        let each = |total: u64| total as f64 / (nodes.len() as u64 * time) as f64;
+        let (messages, bytes) = (each(after.0 - before.0), each(after.1 - before.1));
+        println!("each second, each node: {messages:.2} messages of {bytes:.1} bytes in all");
+        // A probe and its answer every other second, and now and then what it knows.
+        assert!(
+            messages < 1.3 && bytes < 150.0,
+            "{messages} messages, {bytes} bytes"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::TransportError;
-use super::limits::{MAX_HANDSHAKES, SEND_BUFFER};
+use super::limits::{MAX_HANDSHAKES, PATIENCE_OF_THE_ASKED, SEND_BUFFER};
 use super::link::{Context, Link, LinkId};
 use crate::identity::Identity;
 
@@ -68,7 +68,7 @@ impl Endpoint {
             let stream = socket.connect(peer).await?;
             stream.set_nodelay(true)?;
             let stream = self.identity.connect(stream, peer.ip()).await?;
-            self.open(stream).await
+            self.open(stream, &self.context).await
         });
         let link = opened.await.map_err(|_| TransportError::Late(limit))??;
         if link.peer() == peer.to_string() {
@@ -81,9 +81,13 @@ impl Endpoint {
         }
     }
 
-    async fn open(&self, stream: Box<dyn super::link::Stream>) -> Result<Link, TransportError> {
+    async fn open(
+        &self,
+        stream: Box<dyn super::link::Stream>,
+        context: &Context,
+    ) -> Result<Link, TransportError> {
         let id = LinkId(self.links.fetch_add(1, Ordering::Relaxed));
-        Link::open(stream, id, &self.address.to_string(), &self.context).await
+        Link::open(stream, id, &self.address.to_string(), context).await
     }
 
     /// Takes connections until `incoming` is closed. Strangers and those who dawdle are dropped.
@@ -125,7 +129,9 @@ impl Endpoint {
         let opened = timeout(limit, async {
             stream.set_nodelay(true)?;
             let stream = self.identity.accept(stream, from.ip()).await?;
-            self.open(stream).await
+            let mut context = self.context.clone();
+            context.timing.ping_every = context.timing.ping_every.mul_f64(PATIENCE_OF_THE_ASKED);
+            self.open(stream, &context).await
         });
         let link = opened.await.map_err(|_| TransportError::Late(limit))??;
         let peer: SocketAddr = match link.peer().parse() {

@@ -40,7 +40,7 @@ pub trait Pace: Send + Sync + 'static {
 /// When a connection is asked for a sign of life, and when it is given up.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// A connection without traffic is asked after so long.
+    /// A connection on which nothing came is asked after so long.
     pub ping_every: Duration,
     /// Without a sign of life for so long it is closed.
     pub silence: Duration,
@@ -315,15 +315,26 @@ async fn run(
 
 /// Asks for signs of life, and ends when none came.
 async fn watch(shared: &Shared, timing: Timing) -> Result<(), TransportError> {
+    // How long nothing had come when it was asked last, and when that was that something had come.
+    let (mut asked, mut since) = (Duration::ZERO, 0);
     loop {
-        tokio::time::sleep(timing.ping_every).await;
+        let heard = shared.heard.load(Ordering::Relaxed);
+        if heard != since {
+            (asked, since) = (Duration::ZERO, heard);
+        }
         let silent = shared.silent();
         if silent >= timing.silence {
             return Err(TransportError::Silent);
         }
-        if silent >= timing.ping_every && lock(&shared.outbox).push(Message::Ping) {
-            shared.wake.notify_one();
+        if silent >= asked + timing.ping_every {
+            asked = silent;
+            if lock(&shared.outbox).push(Message::Ping) {
+                shared.wake.notify_one();
+            }
         }
+        // Exactly when something may have to be done: an idle node has hundreds of connections.
+        let next = (asked + timing.ping_every).min(timing.silence);
+        tokio::time::sleep(next.saturating_sub(silent)).await;
     }
 }
 
@@ -333,6 +344,7 @@ async fn read(
     mut buffer: BytesMut,
     context: &Context,
 ) -> Result<(), TransportError> {
+    let mut read = 0;
     loop {
         while let Some(message) = Message::decode(&mut buffer)? {
             if let Some(what) = take(shared, message)? {
@@ -345,8 +357,12 @@ async fn read(
                 }
             }
         }
-        buffer.reserve(64 << 10);
-        if stream.read_buf(&mut buffer).await? == 0 {
+        if buffer.is_empty() && buffer.capacity() > SMALL && read < SMALL {
+            buffer = BytesMut::new();
+        }
+        buffer.reserve(if read < SMALL { SMALL } else { MAX_READ });
+        read = stream.read_buf(&mut buffer).await?;
+        if read == 0 {
             return Err(TransportError::Closed);
         }
         shared.hear();
@@ -418,7 +434,7 @@ async fn write(
     mut stream: WriteHalf<Box<dyn Stream>>,
     context: &Context,
 ) -> Result<(), TransportError> {
-    let mut out = BytesMut::with_capacity(MAX_WRITE);
+    let mut out = BytesMut::new();
     let pace = context.pace.of_link().unwrap_or_else(|| context.pace.clone());
     loop {
         let next_is_part = lock(&shared.outbox).next_is_part();
@@ -433,6 +449,9 @@ async fn write(
         let next = lock(&shared.outbox).pop();
         let Some(next) = next else {
             flush(&mut stream, &mut out).await?;
+            if out.capacity() > SMALL {
+                out = BytesMut::new();
+            }
             shared.wake.notified().await;
             continue;
         };
@@ -460,6 +479,12 @@ async fn write(
 
 /// Bytes written at a time.
 const MAX_WRITE: usize = 64 << 10;
+
+/// Bytes read at a time while a piece comes.
+const MAX_READ: usize = 64 << 10;
+
+/// Buffers of connections that carry messages only; there are hundreds, and most do nothing.
+const SMALL: usize = 1 << 10;
 
 async fn flush(stream: &mut WriteHalf<Box<dyn Stream>>, out: &mut BytesMut) -> Result<(), TransportError> {
     if out.is_empty() {
