@@ -16,15 +16,24 @@ def line(row, result) -> str:
     return f"| {row.title} | {row.target} | {result.reached} | {result.detail} |"
 
 
-def write(subject, results, rounds: int, options: str = "") -> None:
-    """Replaces the table of a run with these options in the document."""
-    begin, end = (f"<!-- made by misc/bench/run{options}: {word} -->" for word in ("begin", "end"))
-    image = subject.large if options else subject.usual
+def machine() -> str:
+    """The day and the machine, as they stand over a table."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    facts = (f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} cores, {memory} GiB, ext4; "
-             f"image of {image.plain_bytes / 1e6:.0f} MB plain in {len(image.layers)} layers; medians of {rounds}, interleaved.")
+    return f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} cores, {memory} GiB, ext4"
+
+
+def replace(command: str, table: str) -> None:
+    """Puts what a command made in place of what it made before, in the document."""
+    begin, end = (f"<!-- made by {command}: {word} -->" for word in ("begin", "end"))
     text = DOCUMENT.read_text()
     before, rest = text.split(begin, 1)
-    after = rest.split(end, 1)[1]
+    DOCUMENT.write_text(f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}")
+
+
+def write(subject, results, rounds: int, options: str = "") -> None:
+    """Replaces the table of a run with these options in the document."""
+    image = subject.large if options else subject.usual
+    facts = (f"{machine()}; image of {image.plain_bytes / 1e6:.0f} MB plain in {len(image.layers)} layers; "
+             f"medians of {rounds}, interleaved.")
     table = "\n".join([HEAD, *(line(row, result) for row, result in results)])
-    DOCUMENT.write_text(f"{before}{begin}\n{facts}\n\n{table}\n{end}{after}")
+    replace(f"misc/bench/run{options}", f"{facts}\n\n{table}")
