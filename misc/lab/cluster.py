@@ -70,7 +70,7 @@ class Machine:
 
     number: int
     daemon: Daemon
-    containerd: Containerd
+    containerd: Containerd | None
     startup_s: float = 0.0
     all_s: float = 0.0
     error: str = ""
@@ -105,8 +105,9 @@ def config(lab_folder: Path, containerd: Path, certs: Path, number: int, seeds: 
 class Cluster:
     """Machines on a network; started and stopped as a whole."""
 
-    def __init__(self, lab: Lab, network: Network, near: Registry, nodes: int, peers: bool):
-        self.lab, self.network, self.peers = lab, network, peers
+    def __init__(self, lab: Lab, network: Network, near: Registry, nodes: int, peers: bool, bare: bool = False):
+        """`bare`: daemons alone, without a containerd beside each."""
+        self.lab, self.network, self.peers, self.bare = lab, network, peers, bare
         self.folder = lab.directory(f"cluster{len(lab.parts)}")
         (self.folder / "secret").write_text("a secret for measurements, long enough\n")
         certs = self.folder / "certs" / f"{REGISTRY}:5000"
@@ -122,21 +123,24 @@ class Cluster:
         seeds = [f"{address(other)}:{PORT}" for other in (1, 2)] if self.peers else None
         text = config(self.folder, folder / "sock", self.folder / "certs", number, seeds)
         daemon = Daemon(self.folder / f"d{number}", text)
-        containerd = Containerd(folder, 2, self.registry, daemon)
-        for part in (daemon, containerd):
+        containerd = None if self.bare else Containerd(folder, 2, self.registry, daemon)
+        for part in filter(None, (daemon, containerd)):
             part.process.command = self.network.inside(number, part.process.command)
+            self.lab.parts.append(part)
         daemon.process.env["LACEWING_LOG"] = os.environ.get("LACEWING_LOG", "info")
-        containerd.process.env["GOMAXPROCS"] = "1"
-        self.lab.parts += [daemon, containerd]
+        if containerd:
+            containerd.process.env["GOMAXPROCS"] = "1"
         return Machine(number, daemon, containerd)
 
     def start(self) -> None:
         for machine in self.machines:
             machine.daemon.process.start()
-            machine.containerd.process.start()
+            if machine.containerd:
+                machine.containerd.process.start()
         for machine in self.machines:
             wait_until(machine.daemon.ready, f"daemon {machine.number}", 120)
-            wait_until(machine.containerd.ready, f"containerd {machine.number}", 120)
+            if machine.containerd:
+                wait_until(machine.containerd.ready, f"containerd {machine.number}", 120)
         if self.peers:
             others = len(self.machines) - 1
             for machine in self.machines:
@@ -218,7 +222,8 @@ class Cluster:
 
     def stop(self) -> None:
         for machine in self.machines:
-            machine.containerd.stop()
+            if machine.containerd:
+                machine.containerd.stop()
             machine.daemon.stop()
         self.registry.stop()
         kill_using(self.folder)
@@ -245,7 +250,7 @@ def resident_mib(pid: int) -> float:
 def measure_idle(lab: Lab, network: Network, near: Registry, nodes: int, seconds: int) -> None:
     """What the piece layer costs when nothing goes on, beside daemons without it."""
     for peers in (False, True):
-        cluster = Cluster(lab, network, near, nodes, peers)
+        cluster = Cluster(lab, network, near, nodes, peers, bare=True)
         try:
             cluster.start()
             time.sleep(15)  # what comes of the start is no idle cost
@@ -281,16 +286,18 @@ def tell(name: str, outcome: Outcome, stored: int, alone: float | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="misc/cluster", description=__doc__)
-    parser.add_argument("nodes", type=int, choices=range(1, 33), metavar="N", help="nodes, 1 to 32")
+    parser.add_argument("nodes", type=int, choices=range(1, 129), metavar="N", help="nodes, 1 to 32; with --idle, to 128")
     parser.add_argument("--mbit", type=int, default=40, help="speed of every link, the registry's too [40]")
     parser.add_argument("--mib", type=int, default=512, help="size of the image's files [512]")
     parser.add_argument("--kill", type=int, default=0, help="nodes that are killed when they have half of it")
     parser.add_argument("--slow", type=int, default=0, help="nodes whose link has a tenth of the speed")
     parser.add_argument("--registry-only", action="store_true", help="the same without the piece layer, too")
     parser.add_argument("--bittorrent", action="store_true", help="the same bytes by a BitTorrent swarm, too (pip3 install libtorrent)")
-    parser.add_argument("--idle", type=int, default=0, metavar="S", help="instead: what nodes cost that do nothing for S seconds")
+    parser.add_argument("--idle", type=int, default=0, metavar="S", help="instead: what daemons cost that do nothing for S seconds, without a containerd beside them")
     parser.add_argument("--no-alone", action="store_true", help="leave the run of one node alone out")
     args = parser.parse_args()
+    if args.nodes > 32 and not args.idle:
+        parser.error("more than 32 nodes only with --idle, where no containerd runs beside them")
     needed, free = args.nodes * args.mib * 2 << 20, shutil.disk_usage(SCRATCH).free
     if args.idle:
         with Lab("cluster") as lab, Network(args.nodes, args.mbit) as network:

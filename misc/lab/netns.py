@@ -9,6 +9,10 @@ from pathlib import Path
 from .process import run
 
 REGISTRY = "10.99.0.1"
+ROUTER = "10.99.0.254"
+
+# More machines than this talk by way of a router: the kernel has one table of 1,024 neighbours for all namespaces.
+NEIGHBOURS = 30
 
 
 def address(node: int) -> str:
@@ -32,6 +36,11 @@ class Network:
         run("ip", "netns", "add", switch)
         run("ip", "-n", switch, "link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0")
         run("ip", "-n", switch, "link", "set", "br0", "up")
+        routed = len(self.machines) > NEIGHBOURS
+        if routed:
+            run("ip", "-n", switch, "addr", "add", f"{ROUTER}/16", "dev", "br0")
+            run("nsenter", f"--net=/run/netns/{switch}", "sysctl", "-qw", "net.ipv4.ip_forward=1",
+                "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.br0.send_redirects=0")
         for machine in self.machines:
             name, port = self.name(machine), f"p{machine}"
             run("ip", "netns", "add", name)
@@ -39,8 +48,11 @@ class Network:
             run("ip", "link", "add", port, "netns", switch, "type", "veth", "peer", "name", "eth0", "netns", name)
             run("ip", "-n", switch, "link", "set", port, "master", "br0", "up")
             own = address(machine) if machine else REGISTRY
-            run("ip", "-n", name, "addr", "add", f"{own}/16", "dev", "eth0")
+            run("ip", "-n", name, "addr", "add", f"{own}/{32 if routed else 16}", "dev", "eth0")
             run("ip", "-n", name, "link", "set", "eth0", "up")
+            if routed:
+                run("ip", "-n", name, "route", "add", ROUTER, "dev", "eth0")
+                run("ip", "-n", name, "route", "add", "10.99.0.0/16", "via", ROUTER)
             self.limit(machine, self.mbit)
         return self
 
