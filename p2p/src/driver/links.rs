@@ -21,12 +21,21 @@ const MOST_DEFERRED: usize = 1024;
 /// After a failure the same node is left alone for so long, so that a dead one costs no handshakes.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// A partner in the trees is kept for so long after it was asked last: rollouts come in bursts.
+const PARTNER: Duration = Duration::from_secs(600);
+
+/// A connection that only gossip used is kept for so long. In a large cluster its next turn comes after half an hour.
+const GOSSIP: Duration = Duration::from_secs(60);
+
 #[derive(Default)]
 struct Outward {
     link: Option<Link>,
     dialing: bool,
     waiting: Vec<Deferred>,
     failed: Option<Instant>,
+    /// When it was asked for a piece last, and when it was told something else.
+    asked: Option<Instant>,
+    told: Option<Instant>,
 }
 
 /// What to do for something that is to be sent.
@@ -95,6 +104,10 @@ impl Links {
     /// Sends something now, or when the connection stands.
     pub(super) fn send(&mut self, peer: PeerId, what: Deferred, now: Instant) -> Way {
         let outward = self.outward.entry(peer).or_default();
+        match what {
+            Deferred::Ask(..) => outward.asked = Some(now),
+            Deferred::Message(_) => outward.told = Some(now),
+        }
         if let Some(link) = &outward.link {
             return match hand_over(link, what) {
                 true => Way::Sent,
@@ -200,6 +213,16 @@ impl Links {
             .collect()
     }
 
+    /// Connections of this node that it has not used for a while.
+    pub(super) fn idle(&self, now: Instant) -> Vec<LinkId> {
+        let within =
+            |at: Option<Instant>, time| at.is_some_and(|at| now.saturating_duration_since(at) < time);
+        let idle = |outward: &&Outward| !within(outward.asked, PARTNER) && !within(outward.told, GOSSIP);
+        let idle = self.outward.values().filter(idle);
+        idle.filter_map(|outward| outward.link.as_ref().map(Link::id))
+            .collect()
+    }
+
     /// Forgets nodes that are no members and have no connection.
     pub(super) fn retain(&mut self, member: impl Fn(PeerId) -> bool) {
         self.outward
@@ -226,6 +249,69 @@ fn hand_over(link: &Link, what: Deferred) -> bool {
         Deferred::Message(message) => {
             link.send(message);
             true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::driver::pace::Bucket;
+    use crate::transport::{Context, Timing};
+    use std::sync::Arc;
+
+    /// A connection with somebody who greets and is silent.
+    async fn link() -> (Link, Link) {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let (events, _) = tokio::sync::mpsc::channel(64);
+        let context = Context {
+            events,
+            pace: Arc::new(Bucket::new(None)),
+            timing: Timing::default(),
+        };
+        let (near, far) = tokio::join!(
+            Link::open(Box::new(near), LinkId(1), "10.0.0.1:1", &context),
+            Link::open(Box::new(far), LinkId(2), "10.0.0.2:1", &context),
+        );
+        (near.unwrap(), far.unwrap())
+    }
+
+    fn wish() -> Deferred {
+        let digest = lacewing_format::Digest::of(b"x");
+        let wish = Wish {
+            piece: crate::PieceId {
+                blob: digest,
+                offset: 0,
+                len: 1,
+            },
+            class: crate::Class::Prefetch,
+            tree: crate::swarm::TreeId(0),
+            redirects: 0,
+            held_only: false,
+            hint: crate::swarm::Hint::default(),
+            of: crate::transport::Provenance {
+                index: digest,
+                index_len: 1,
+                place: String::new(),
+            },
+        };
+        Deferred::Ask(RequestId(1), Box::new(wish))
+    }
+
+    #[tokio::test]
+    async fn what_only_gossip_used_is_idle_sooner_than_a_partner() {
+        let start = Instant::now();
+        let gossip = || Deferred::Message(Message::Exchange { bytes: "x".into() });
+        for (what, time) in [(gossip(), GOSSIP), (wish(), PARTNER)] {
+            let (near, _far) = link().await;
+            let mut links = Links::default();
+            links.connected(PeerId(2), near);
+            links.send(PeerId(2), what, start);
+            assert_eq!(links.idle(start + time - Duration::from_secs(1)), []);
+            assert_eq!(links.idle(start + time), [LinkId(1)]);
+            links.send(PeerId(2), gossip(), start + time);
+            assert_eq!(links.idle(start + time), []);
         }
     }
 }

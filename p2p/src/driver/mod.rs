@@ -11,12 +11,15 @@
 
 mod actions;
 mod calls;
+mod connections;
 mod history;
 mod known;
 mod links;
 mod node;
 pub mod pace;
 pub mod ports;
+mod received;
+mod telling;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -545,6 +545,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    #[ignore = "a measurement: run it alone, with --no-capture"]
+    async fn what_members_cost_in_memory() {
+        const MEMBERS: u32 = 10_000;
+        let resident = || -> u64 {
+            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages = text.split_whitespace().nth(1).unwrap();
+            pages.parse::<u64>().unwrap() * 4096
+        };
+        let id = |number: u32| Id {
+            address: SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 7070)),
+            generation: 1_700_000_000_000,
+            meta: Meta {
+                zone: format!("zone-{}", number % 3),
+                ..Meta::default()
+            },
+        };
+        let ids: Vec<Id> = (1..=MEMBERS).map(id).collect();
+        let mut exchange = vec![ANSWER];
+        exchange.extend(postcard::to_allocvec(&ids).unwrap());
+        drop(ids);
+        let before = resident();
+        let (swim, _out) = Swim::start(SwimOptions {
+            address: id(0).address,
+            meta: Meta::default(),
+            seeds: Vec::new(),
+        });
+        swim.take(id(1).address, exchange.into());
+        all_know(&[Arc::new(swim)], MEMBERS as usize).await;
+        let each = (resident() - before) / u64::from(MEMBERS);
+        println!("{each} bytes of gossip for each of {MEMBERS} members");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nonsense_from_others_changes_nothing() {
         let nodes = cluster(2).await;
         let mut members = nodes[0].watch();

@@ -3,6 +3,7 @@
 
 mod faults;
 mod identity;
+mod memory;
 mod node;
 mod rollout;
 mod skew;
