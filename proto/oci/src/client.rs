@@ -210,7 +210,7 @@ fn builder(options: &Options, connect_timeout: Duration, direct: bool) -> reqwes
 }
 
 fn refused(what: &str, error: reqwest::Error) -> Error {
-    let reason = fault::describe(error);
+    let reason = fault::reason_of(error);
     Error::Invalid {
         what: what.to_owned(),
         reason,

@@ -1,5 +1,7 @@
 //! What can go wrong, in six classes that callers treat differently.
 
+use std::time::Duration;
+
 /// Why a place could not be read or written. Every text names the place and the content.
 ///
 /// No variant carries a secret. State is never changed by a failed read; a failed write may leave blobs behind, which
@@ -34,6 +36,8 @@ pub enum Error {
         what: String,
         /// The last failure.
         reason: String,
+        /// For how long the place wants to be left alone (429 or 503 with `Retry-After`), if it said so.
+        retry_after: Option<Duration>,
     },
     /// The place refuses: no credentials, wrong ones, or not enough rights. Retrying does not help until these change.
     #[error("{what}: {place} forbids it: {reason}")]

@@ -34,7 +34,7 @@ impl Fault {
 
     /// Makes a transport error a fault.
     pub(crate) fn transport(error: reqwest::Error) -> Fault {
-        let reason = describe(error);
+        let reason = reason_of(error);
         if reason.contains("invalid peer certificate") {
             // It answers, and is not who it should be: asking again does not help.
             return Fault::Forbidden(reason);
@@ -47,7 +47,14 @@ impl Fault {
         match self {
             Fault::NotFound => Error::NotFound { place, what },
             Fault::Corrupt(reason) => Error::Corrupt { place, what, reason },
-            Fault::Unavailable { reason, .. } => Error::Unavailable { place, what, reason },
+            Fault::Unavailable {
+                reason, retry_after, ..
+            } => Error::Unavailable {
+                place,
+                what,
+                reason,
+                retry_after,
+            },
             Fault::Forbidden(reason) => Error::Forbidden { place, what, reason },
             Fault::Invalid(reason) => Error::Invalid {
                 what: format!("{what} in {place}"),
@@ -63,8 +70,8 @@ impl Fault {
     }
 }
 
-/// An error with its causes. The URL is left out: it may be signed, which makes it a secret.
-pub(crate) fn describe(error: reqwest::Error) -> String {
+/// Tells an HTTP error with its causes. The URL is left out: it may be signed, which makes it a secret.
+pub fn reason_of(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(&error);

@@ -51,6 +51,7 @@ mod web;
 pub use client::{Client, Options, install_crypto_provider};
 pub use credentials::{Credential, Credentials, Secret};
 pub use error::Error;
+pub use fault::reason_of;
 pub use oci_spec::image::{Descriptor, MediaType};
 pub use passage::{Answer, Passage, Verb};
 pub use reference::{Reference, RegistryRef};

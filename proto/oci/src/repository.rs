@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// A repository at a registry.
+#[derive(Clone)]
 pub(crate) struct Repository {
     /// `host/repository`, for errors.
     pub(crate) place: String,
@@ -22,6 +23,8 @@ pub(crate) struct Repository {
     pub(crate) client: Client,
     pub(crate) hosts: Vec<Arc<Host>>,
     pub(crate) scope: Scope,
+    /// Endpoints that ask for time are not waited for: whoever asks is told, and has others to turn to.
+    pub(crate) impatient: bool,
 }
 
 /// What an operation needs of an endpoint, and what a failure there means.
@@ -95,6 +98,7 @@ impl Repository {
             client: client.clone(),
             hosts,
             scope,
+            impatient: false,
         })
     }
 
@@ -181,6 +185,9 @@ impl Repository {
         let Fault::Unavailable { retry_after, .. } = &fault else {
             return Err(fault.into_error(&self.place, what));
         };
+        if self.impatient && retry_after.is_some() {
+            return Err(fault.into_error(&self.place, what));
+        }
         match backoff.next(Instant::now(), *retry_after, random()) {
             Some(wait) => tokio::time::sleep(wait).await,
             None => return Err(fault.into_error(&self.place, what)),

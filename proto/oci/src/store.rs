@@ -115,6 +115,20 @@ impl Store {
         })
     }
 
+    /// The same place for a caller who has others to turn to: where it asks for time, the error says so at once, and how
+    /// long; nothing is waited for in its place.
+    #[must_use]
+    pub fn impatient(&self) -> Store {
+        let inner = match &self.inner {
+            Inner::Registry(repository) => Inner::Registry(Arc::new(Repository {
+                impatient: true,
+                ..Repository::clone(repository)
+            })),
+            Inner::Layout(layout) => Inner::Layout(layout.clone()),
+        };
+        Store { inner }
+    }
+
     /// Finds the manifest or image index that `reference` (tag or `sha256:..`), or by default the store's own
     /// reference, names.
     ///

@@ -33,6 +33,28 @@ async fn patience_is_granted_when_asked_for() {
 }
 
 #[tokio::test]
+async fn who_has_others_to_ask_is_told_at_once() {
+    for status in [429, 503] {
+        let server = Server::start(move |_| Reply::new(status).header("retry-after", "40")).await;
+        let store = reader(&server).await.impatient();
+        let content = layer(b"0123456789");
+        let manifest = lacewing_oci::describe(lacewing_oci::MediaType::ImageManifest, &Digest::of(b"x"), 1);
+        let errors = [
+            store.read_at(&Digest::of(b"0123456789"), 2..5).await.err(),
+            store.manifest(&manifest).await.err(),
+            store.blob(&content).await.err(),
+        ];
+        for error in errors {
+            let Some(Error::Unavailable { retry_after, .. }) = error else {
+                panic!("{status}: {error:?}");
+            };
+            assert_eq!(retry_after, Some(Duration::from_secs(40)), "{status}");
+        }
+        assert_eq!(server.seen().len(), 3);
+    }
+}
+
+#[tokio::test]
 async fn waiting_has_an_end() {
     let rows: [(&str, Reply); 3] = [
         ("silence", Reply::hang()),

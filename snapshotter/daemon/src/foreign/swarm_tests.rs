@@ -25,7 +25,7 @@ use lacewing_p2p::transport::{Provenance, Timing};
 use lacewing_p2p::{Class, FetchError, Node, PieceId, swarm};
 
 use super::{Blob, Question, RUN, Said, Source, Voucher};
-use crate::adapters::origins::Origins;
+use crate::adapters::origins::{Origins, Place};
 use crate::adapters::p2p::Peers;
 use crate::adapters::source::Repositories;
 use crate::config::p2p::{Membership, P2p, Proof};
@@ -44,11 +44,14 @@ fn addresses() -> Vec<SocketAddr> {
         .collect()
 }
 
-/// A web server of one file, that counts what it gives and can be gone.
+/// A web server of one file, that counts what it gives and can be gone, or ask for patience.
 struct Server {
     url: String,
     bytes: Arc<AtomicU64>,
     gone: Arc<AtomicBool>,
+    limits: Arc<AtomicBool>,
+    /// Answers that asked for patience.
+    put_off: Arc<AtomicU64>,
 }
 
 impl Server {
@@ -56,15 +59,25 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/file", listener.local_addr().unwrap());
         let (bytes, gone) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (limits, put_off) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (count, is_gone) = (bytes.clone(), gone.clone());
+        let (is_limited, put_off_count) = (limits.clone(), put_off.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (content, count, is_gone) = (content.clone(), count.clone(), is_gone.clone());
+                let (is_limited, put_off) = (is_limited.clone(), put_off_count.clone());
                 tokio::spawn(async move {
                     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                        let reply = match is_gone.load(Ordering::Relaxed) {
-                            true => Response::builder().status(503).body(Full::new(Bytes::new())),
-                            false => part(&request, &content, &count),
+                        let refusal = |status| Response::builder().status(status);
+                        let reply = if is_limited.load(Ordering::Relaxed) {
+                            put_off.fetch_add(1, Ordering::Relaxed);
+                            refusal(429)
+                                .header("retry-after", "20")
+                                .body(Full::new(Bytes::new()))
+                        } else if is_gone.load(Ordering::Relaxed) {
+                            refusal(503).body(Full::new(Bytes::new()))
+                        } else {
+                            part(&request, &content, &count)
                         };
                         async move { Ok::<_, Infallible>(reply.unwrap()) }
                     });
@@ -73,7 +86,13 @@ impl Server {
                 });
             }
         });
-        Server { url, bytes, gone }
+        Server {
+            url,
+            bytes,
+            gone,
+            limits,
+            put_off,
+        }
     }
 }
 
@@ -444,6 +463,35 @@ async fn what_one_node_has_all_can_get_when_the_server_is_gone() {
         read.unwrap();
     }
     world.assert_clean(&honest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_asks_for_time_is_left_alone_and_who_holds_it_is_asked() {
+    let mut world = World::new().await;
+    world.blob.source = Source::Blob(Place {
+        host: world.blob.source.host().to_owned(),
+        repository: "a/b".to_owned(),
+    });
+    let (piece, right) = world.run(0);
+    let first = world.honest(world.order[0]);
+    let _holder = world.liar(
+        world.order[5],
+        vec![(piece, right.clone())],
+        Some(Digest::of(&right)),
+    );
+    let begun = std::time::Instant::now();
+    while first.node.status().await.links < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "they do not meet");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.server.limits.store(true, Ordering::Relaxed);
+    let got = first
+        .node
+        .get(piece, world.blob.provenance(), Class::Prefetch)
+        .await;
+    assert_eq!(got.unwrap(), right);
+    // Once to learn of it; who waits within the request asks again after 20 s, before anybody else is asked.
+    assert_eq!(world.server.put_off.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ use futures::future::{BoxFuture, try_join_all};
 use lacewing_format::Digest;
 use lacewing_format::annotation::IndexRef;
 use lacewing_fusefs::{Class, SourceError};
-use lacewing_p2p::driver::{GetError, Origin, Parts};
+use lacewing_p2p::driver::{GetError, Parts};
 use lacewing_p2p::identity::Identity;
 use lacewing_p2p::store::PieceStore;
 use lacewing_p2p::transport::{Provenance, Timing};
@@ -263,9 +263,8 @@ impl Peers {
     /// # Errors
     /// The origin's.
     pub(crate) async fn read_here(&self, piece: PieceId, of: &Provenance) -> Result<Bytes, Failure> {
-        let read = Ports(self.shared.clone()).read(piece, of.clone(), lacewing_p2p::Class::Prefetch);
-        read.await
-            .map_err(|error| Failure::new(error.error, error.reason))
+        let read = self.shared.read_patiently(&piece, of).await;
+        read.map_err(|error| Failure::new(error.error, error.reason))
     }
 }
 

@@ -8,11 +8,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lacewing_format::Digest;
 use lacewing_fusefs::SourceError;
+use lacewing_oci::Error;
 use lacewing_p2p::driver::{Origin, OriginError, Verdict, Verifier};
 use lacewing_p2p::transport::Provenance;
 use lacewing_p2p::{FetchError, PieceId};
 
-use super::shared::{Shared, index_piece, is_index};
+use super::shared::{Patience, Shared, index_piece, is_index};
+use crate::adapters::source::source_error;
 use crate::foreign::{self, Source};
 use crate::limits::MAX_STORED_INDEX;
 
@@ -87,51 +89,86 @@ impl Origin for Ports {
         of: Provenance,
         _class: lacewing_p2p::Class,
     ) -> BoxFuture<'static, Result<Bytes, OriginError>> {
-        // Places where this node has found the blob itself come first; what another node says is asked last.
-        let mut sources: Vec<Source> = self
-            .0
-            .origins
-            .of_blob(&piece.blob)
-            .into_iter()
-            .map(Source::Blob)
-            .collect();
-        if self.0.is_known_place(&of.place)
+        let (this, sources) = (self.0.clone(), self.0.sources(&piece, &of));
+        async move { this.read_from(sources, &piece, Patience::TurnsElsewhere).await }.boxed()
+    }
+}
+
+impl Shared {
+    /// Reads a piece from its origin as nobody else can; a registry that asks for time is waited for.
+    pub(super) async fn read_patiently(
+        &self,
+        piece: &PieceId,
+        of: &Provenance,
+    ) -> Result<Bytes, OriginError> {
+        self.read_from(self.sources(piece, of), piece, Patience::Waits)
+            .await
+    }
+
+    /// Places where this node has found the blob itself come first; what another node says is asked last.
+    fn sources(&self, piece: &PieceId, of: &Provenance) -> Vec<Source> {
+        let found = self.origins.of_blob(&piece.blob).into_iter();
+        let mut sources: Vec<Source> = found.map(Source::Blob).collect();
+        if self.is_known_place(&of.place)
             && let Some(said) = Source::read(&of.place)
             && !sources.contains(&said)
         {
             sources.push(said);
         }
-        let this = self.0.clone();
-        async move {
-            let mut worst = OriginError {
-                error: FetchError::Forbidden,
-                retry_after: None,
-                reason: "no registry is known to have it".to_owned(),
-            };
-            for source in sources {
-                let read = match this.read_lent(&source, &piece).await {
-                    Some(Ok(bytes)) => Ok(bytes),
-                    // This node's own log-in may still be good, or another address.
-                    _ => this.read_own(&source, &piece).await,
-                };
-                match read {
-                    Ok(bytes) if bytes.len() == piece.len as usize => return Ok(bytes),
-                    Ok(bytes) => {
-                        let reason = format!("{} bytes came for {}", bytes.len(), piece.len);
-                        worst = origin_error(SourceError::Corrupt(reason));
-                    }
-                    Err(error) => worst = origin_error(error),
+        sources
+    }
+
+    async fn read_from(
+        &self,
+        sources: Vec<Source>,
+        piece: &PieceId,
+        patience: Patience,
+    ) -> Result<Bytes, OriginError> {
+        let mut worst = OriginError {
+            error: FetchError::Forbidden,
+            retry_after: None,
+            reason: "no registry is known to have it".to_owned(),
+        };
+        for source in sources {
+            let read = match self.read_lent(&source, piece).await {
+                Some(Ok(bytes)) => Ok(bytes),
+                Some(Err(error)) if patience == Patience::TurnsElsewhere && asks_for_time(&error) => {
+                    Err(error)
                 }
-            }
-            Err(worst)
+                // This node's own log-in may still be good, or another address.
+                _ => self.read_own(&source, piece, patience).await,
+            };
+            worst = match read {
+                Ok(bytes) if bytes.len() == piece.len as usize => return Ok(bytes),
+                Ok(bytes) => OriginError {
+                    error: FetchError::Corrupt,
+                    retry_after: None,
+                    reason: format!("{} bytes came for {}", bytes.len(), piece.len),
+                },
+                Err(error) => origin_error(&error),
+            };
         }
-        .boxed()
+        Err(worst)
     }
 }
 
+fn asks_for_time(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Unavailable {
+            retry_after: Some(_),
+            ..
+        }
+    )
+}
+
 /// One for one.
-fn origin_error(error: SourceError) -> OriginError {
-    let (error, reason) = match error {
+fn origin_error(error: &Error) -> OriginError {
+    let retry_after = match error {
+        Error::Unavailable { retry_after, .. } => *retry_after,
+        _ => None,
+    };
+    let (error, reason) = match source_error(error) {
         SourceError::Missing(reason) => (FetchError::Missing, reason),
         SourceError::Corrupt(reason) => (FetchError::Corrupt, reason),
         SourceError::Forbidden(reason) => (FetchError::Forbidden, reason),
@@ -140,8 +177,7 @@ fn origin_error(error: SourceError) -> OriginError {
     };
     OriginError {
         error,
-        // The registry client itself waits as a registry asks, and keeps a breaker per host.
-        retry_after: None,
+        retry_after,
         reason,
     }
 }

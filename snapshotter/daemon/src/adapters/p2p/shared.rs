@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use lacewing_format::Digest;
-use lacewing_fusefs::SourceError;
-use lacewing_oci::{MediaType, Passage, Verb};
+use lacewing_oci::{Error, MediaType, Passage, Store, Verb};
 use lacewing_p2p::transport::Provenance;
 use lacewing_p2p::{Node, PieceId};
 
 use super::book::{Book, MAX_FOREIGN_INDEX, Tables};
-use crate::adapters::origins::Origins;
-use crate::adapters::source::{Repositories, source_error};
+use crate::adapters::origins::{Origins, Place};
+use crate::adapters::source::Repositories;
 use crate::foreign::{self, Lent, Source, Sums, Words};
 
 /// Hosts that this node's users read from.
@@ -96,11 +95,7 @@ impl Shared {
     }
 
     /// Reads from a place with the log-in that a client of this node has shown for it; nothing if none has.
-    pub(super) async fn read_lent(
-        &self,
-        source: &Source,
-        piece: &PieceId,
-    ) -> Option<Result<Bytes, SourceError>> {
+    pub(super) async fn read_lent(&self, source: &Source, piece: &PieceId) -> Option<Result<Bytes, Error>> {
         let place = source.place()?;
         let authorization = self.lent.of(place)?;
         let read = async {
@@ -121,47 +116,66 @@ impl Shared {
         };
         match read.await {
             Ok(bytes) => bytes.map(Ok),
-            Err(lacewing_oci::Error::Forbidden { .. }) => {
+            Err(Error::Forbidden { .. }) => {
                 self.lent.forget(place, &authorization);
                 None
             }
-            Err(error) => Some(Err(source_error(&error))),
+            Err(error) => Some(Err(error)),
         }
     }
 
     /// Reads from a place with this node's own log-in.
-    pub(super) async fn read_own(&self, source: &Source, piece: &PieceId) -> Result<Bytes, SourceError> {
+    pub(super) async fn read_own(
+        &self,
+        source: &Source,
+        piece: &PieceId,
+        patience: Patience,
+    ) -> Result<Bytes, Error> {
         let range = piece.offset..piece.offset.saturating_add(u64::from(piece.len));
-        let read = async {
-            match source {
-                Source::Blob(place) => {
-                    self.repositories
-                        .store(place)
-                        .await?
-                        .read_at(&piece.blob, range)
-                        .await
-                }
-                Source::Manifest(place) => {
-                    let kind = MediaType::ImageManifest;
-                    let described = lacewing_oci::describe(kind, &piece.blob, u64::from(piece.len));
-                    self.repositories.store(place).await?.manifest(&described).await
-                }
-                Source::File { url, digest } => {
-                    let (bytes, file) = self.repositories.client().web_read(url, range).await?;
-                    if !digest && file.identity(url) != Some(piece.blob) {
-                        let reason = "the file has changed at its server".to_owned();
-                        return Err(lacewing_oci::Error::Corrupt {
-                            place: source.host().to_owned(),
-                            what: "file".to_owned(),
-                            reason,
-                        });
-                    }
-                    Ok(bytes)
-                }
+        match source {
+            Source::Blob(place) => {
+                self.store(place, patience)
+                    .await?
+                    .read_at(&piece.blob, range)
+                    .await
             }
-        };
-        read.await.map_err(|error| source_error(&error))
+            Source::Manifest(place) => {
+                let kind = MediaType::ImageManifest;
+                let described = lacewing_oci::describe(kind, &piece.blob, u64::from(piece.len));
+                self.store(place, patience).await?.manifest(&described).await
+            }
+            // One try, which waits for nothing.
+            Source::File { url, digest } => {
+                let (bytes, file) = self.repositories.client().web_read(url, range).await?;
+                if !digest && file.identity(url) != Some(piece.blob) {
+                    let reason = "the file has changed at its server".to_owned();
+                    return Err(Error::Corrupt {
+                        place: source.host().to_owned(),
+                        what: "file".to_owned(),
+                        reason,
+                    });
+                }
+                Ok(bytes)
+            }
+        }
     }
+
+    async fn store(&self, place: &Place, patience: Patience) -> Result<Store, Error> {
+        let store = self.repositories.store(place).await?;
+        Ok(match patience {
+            Patience::Waits => store,
+            Patience::TurnsElsewhere => store.impatient(),
+        })
+    }
+}
+
+/// What becomes of a read where the registry asks for time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It waits for as long, and asks again.
+    Waits,
+    /// It fails and tells for how long: the swarm leaves the registry alone then, and has other nodes to ask.
+    TurnsElsewhere,
 }
 
 /// The piece that an index as a whole is, if its length is known and not too great for a foreign one.
