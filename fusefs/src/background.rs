@@ -76,7 +76,7 @@ pub(crate) async fn complete(fetcher: Weak<Fetcher>, mut asks: UnboundedReceiver
             let Some(fetcher) = fetcher.upgrade() else { return };
             let wait = limits.wait(work.now);
             if wait.is_zero() {
-                works.extend(turn(&fetcher, work, &limits).await);
+                works.extend(turn(&fetcher, work, &limits, &asks).await);
             } else {
                 work.not_before = now + wait;
                 works.push_back(work);
@@ -150,8 +150,13 @@ async fn begin(fetcher: &Weak<Fetcher>, works: &mut VecDeque<Work>, ask: Ask, li
     });
 }
 
-/// Gives a layer its turn; returns it if there is more to do.
-async fn turn(fetcher: &Fetcher, mut work: Work, limits: &Limits) -> Option<Work> {
+/// Gives a layer its turn, at most until another one asks; returns it if there is more to do.
+async fn turn(
+    fetcher: &Fetcher,
+    mut work: Work,
+    limits: &Limits,
+    asks: &UnboundedReceiver<Ask>,
+) -> Option<Work> {
     let pace = if work.now { Pace::default() } else { limits.pace };
     for _ in 0..TURN / 2 {
         let began = Instant::now();
@@ -181,7 +186,8 @@ async fn turn(fetcher: &Fetcher, mut work: Work, limits: &Limits) -> Option<Work
             work.not_before = Instant::now() + rest;
             return Some(work);
         }
-        if !work.now && !limits.space.roomy() {
+        // What start-up reads of a layer that came now goes before the rest of this one.
+        if !asks.is_empty() || !work.now && !limits.space.roomy() {
             break;
         }
     }

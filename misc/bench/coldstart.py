@@ -1,7 +1,7 @@
 """From the request for an image to a container that is ready: overlayfs, stargz-snapshotter and Lacewing, each under a containerd
 2.x of its own with empty stores, behind a link of limited speed.
 
-Of the lazy ones neither fetches in the background, so that *fetched* is what the start took. Images are as each program's converter
+All as they come: in the background each fetches when it wants to, which counts as *fetched*. Images are as each program's converter
 makes them without knowing what will be read.
 """
 
@@ -73,7 +73,7 @@ class Field:
             hosts = folder / "hosts" / f"{REGISTRY}:5000"
             hosts.mkdir(parents=True)
             (hosts / "hosts.toml").write_text(f'server = "http://{REGISTRY}:5000"\n')
-            server = Daemon(folder / "d", cluster.config(folder, folder / "c/sock", folder / "hosts", 1, None) + "background = false\n")
+            server = Daemon(folder / "d", cluster.config(folder, folder / "c/sock", folder / "hosts", 1, None))
         elif way == "stargz":
             server = Stargz(folder / "d")
         containerd = Containerd(folder / "c", 2, self.registry, server)

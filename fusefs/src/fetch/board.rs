@@ -4,6 +4,7 @@
 //! row of neighbouring frames that is fetched by one request.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use crate::store::pack::PackNumber;
 
@@ -27,6 +28,13 @@ const LIMITS: [usize; 3] = [24, 4, 2];
 
 /// Runs under way in all, which bounds the queue to the decoding threads.
 pub(crate) const MOST_RUNS: usize = LIMITS[0] + LIMITS[1] + LIMITS[2];
+
+/// For so long after a process has waited nothing is begun in the background. A program that starts reads, computes for some
+/// milliseconds and reads on; a run begun in between has the link when it comes back.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// One background run is begun each so often though processes read, so that layers become complete beside one that never stops.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// Names a frame: its pack and its first block.
 pub(crate) type Key = (PackNumber, u32);
@@ -73,16 +81,22 @@ pub(crate) struct Board<D, W> {
     queues: [VecDeque<Run<D>>; 3],
     active: [usize; 3],
     runs: u64,
+    /// When a process waited last.
+    waited: Option<Instant>,
+    /// When a background run was begun last; at first, when the board was made.
+    begun: Instant,
 }
 
 impl<D: Clone, W> Board<D, W> {
     /// Makes an empty board.
-    pub(crate) fn new() -> Board<D, W> {
+    pub(crate) fn new(now: Instant) -> Board<D, W> {
         Board {
             flights: HashMap::new(),
             queues: [const { VecDeque::new() }; 3],
             active: [0; 3],
             runs: 0,
+            waited: None,
+            begun: now,
         }
     }
 
@@ -145,17 +159,23 @@ impl<D: Clone, W> Board<D, W> {
         self.queues[run.urgency as usize].push_back(run);
     }
 
-    /// Takes the next run that may be started. Background runs wait until no process does.
-    pub(crate) fn start(&mut self) -> Option<Run<D>> {
-        let blocked = self.active[0] > 0 || !self.queues[0].is_empty();
+    /// Takes the next run that may be started. Background runs wait until no process does, and a while longer.
+    pub(crate) fn start(&mut self, now: Instant) -> Option<Run<D>> {
+        if self.blocked() {
+            self.waited = Some(now);
+        }
+        let held = self.blocked() || self.quiet_at().is_some_and(|at| now < at);
         let ready = |urgency: &Urgency| {
             let at = *urgency as usize;
-            let held = *urgency == Urgency::Background && blocked;
+            let held = *urgency == Urgency::Background && held;
             !held && self.active[at] < LIMITS[at] && !self.queues[at].is_empty()
         };
         let urgency = URGENCIES.into_iter().find(ready)?;
         let run = self.queues[urgency as usize].pop_front()?;
         self.active[urgency as usize] += 1;
+        if urgency == Urgency::Background {
+            self.begun = now;
+        }
         for key in run.keys() {
             if let Some(flight) = self.flights.get_mut(&key) {
                 flight.queued = None;
@@ -164,8 +184,27 @@ impl<D: Clone, W> Board<D, W> {
         Some(run)
     }
 
+    /// Whether a process waits.
+    fn blocked(&self) -> bool {
+        self.active[0] > 0 || !self.queues[0].is_empty()
+    }
+
+    /// From when on a background run may be begun if no process waits until then; nothing: none has waited.
+    fn quiet_at(&self) -> Option<Instant> {
+        Some((self.waited? + QUIET).min(self.begun + LEAST))
+    }
+
+    /// When to look for a run to start although nothing happens.
+    pub(crate) fn look_again(&self) -> Option<Instant> {
+        let held = !self.blocked() && !self.queues[2].is_empty() && self.active[2] < LIMITS[2];
+        self.quiet_at().filter(|_| held)
+    }
+
     /// Notes that a run is over. Its flights must have landed before.
-    pub(crate) fn finish(&mut self, urgency: Urgency) {
+    pub(crate) fn finish(&mut self, urgency: Urgency, now: Instant) {
+        if urgency == Urgency::Blocking {
+            self.waited = Some(now);
+        }
         let active = &mut self.active[urgency as usize];
         *active = active.saturating_sub(1);
     }
@@ -218,6 +257,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A moment so many milliseconds after all others.
+    fn at(base: Instant, ms: u64) -> Instant {
+        base + Duration::from_millis(ms)
+    }
+
     fn run(pack: u32, first: usize, count: u32, urgency: Urgency) -> Run<()> {
         let blocks = (0..count).map(|n| (first as u32 + n) * 64).collect();
         Run {
@@ -232,38 +276,70 @@ mod tests {
 
     #[test]
     fn a_frame_that_somebody_waits_for_leaves_its_run() {
-        let mut board: Board<(), u32> = Board::new();
+        let mut board: Board<(), u32> = Board::new(Instant::now());
         board.enqueue(run(1, 0, 8, Urgency::Background));
         board.join((1, 3 * 64), 77);
-        let first = board.start().unwrap();
+        let now = Instant::now();
+        let first = board.start(now).unwrap();
         assert_eq!(
             (first.urgency, first.first_frame, first.blocks.len()),
             (Urgency::Blocking, 3, 1)
         );
-        assert!(board.start().is_none(), "background waits while a process does");
+        assert!(
+            board.start(now).is_none(),
+            "background waits while a process does"
+        );
+        assert_eq!(
+            board.look_again(),
+            None,
+            "and nobody has to look until it is over"
+        );
         assert_eq!(board.land((1, 3 * 64)), [77]);
-        board.finish(Urgency::Blocking);
-        let (left, right) = (board.start().unwrap(), board.start().unwrap());
+        board.finish(Urgency::Blocking, now);
+        let quiet = board.look_again().unwrap();
+        assert!(board.start(quiet - Duration::from_millis(1)).is_none());
+        let (left, right) = (board.start(quiet).unwrap(), board.start(quiet).unwrap());
         assert_eq!((left.first_frame, left.blocks.len()), (0, 3));
         assert_eq!((right.first_frame, right.blocks.len()), (4, 4));
     }
 
     #[test]
+    fn one_that_never_stops_to_read_does_not_hold_back_the_rest_for_ever() {
+        let mut board: Board<(), u32> = Board::new(Instant::now());
+        let base = board.begun;
+        for pack in 1..10 {
+            board.enqueue(run(pack, 0, 8, Urgency::Background));
+        }
+        let mut begun = Vec::new();
+        for tick in 0..50_u64 {
+            let now = at(base, tick * 100);
+            board.enqueue(run(100, tick as usize * 64, 1, Urgency::Blocking));
+            assert_eq!(board.start(now).unwrap().urgency, Urgency::Blocking);
+            board.finish(Urgency::Blocking, now);
+            while let Some(run) = board.start(at(now, 50)) {
+                begun.push(tick * 100 + 50);
+                board.finish(run.urgency, at(now, 50));
+            }
+        }
+        assert_eq!(begun, [1050, 2050, 3050, 4050]);
+    }
+
+    #[test]
     fn a_started_run_is_joined_as_it_is() {
-        let mut board: Board<(), u32> = Board::new();
+        let mut board: Board<(), u32> = Board::new(Instant::now());
         board.enqueue(run(1, 0, 8, Urgency::Ahead));
-        let started = board.start().unwrap();
+        let started = board.start(Instant::now()).unwrap();
         board.join((1, 64), 5);
-        assert!(board.start().is_none());
+        assert!(board.start(Instant::now()).is_none());
         assert_eq!(board.waiters((1, 64), started.number), [5]);
     }
 
     #[test]
     fn who_comes_after_an_abandoned_flight_is_not_failed_by_it() {
-        let mut board: Board<(), u32> = Board::new();
+        let mut board: Board<(), u32> = Board::new(Instant::now());
         board.enqueue(run(1, 0, 1, Urgency::Blocking));
         board.join((1, 0), 5);
-        let hanging = board.start().unwrap();
+        let hanging = board.start(Instant::now()).unwrap();
         board.abandon((1, 0), |_| true);
         assert!(board.flying((1, 0)), "somebody waits");
         board.abandon((1, 0), |_| false);
@@ -272,17 +348,20 @@ mod tests {
         board.join((1, 0), 6);
         assert!(board.waiters((1, 0), hanging.number).is_empty());
         assert!(board.fail((1, 0), hanging.number).is_empty());
-        let second = board.start().unwrap();
+        let second = board.start(Instant::now()).unwrap();
         assert_eq!(board.fail((1, 0), second.number), [6]);
     }
 
     #[test]
     fn blocking_runs_go_first() {
-        let mut board: Board<(), u32> = Board::new();
+        let mut board: Board<(), u32> = Board::new(Instant::now());
         board.enqueue(run(1, 0, 2, Urgency::Background));
         board.enqueue(run(2, 0, 2, Urgency::Ahead));
         board.enqueue(run(3, 0, 2, Urgency::Blocking));
-        let order: Vec<u32> = std::iter::from_fn(|| board.start()).map(|run| run.pack).collect();
+        let now = Instant::now();
+        let order: Vec<u32> = std::iter::from_fn(|| board.start(now))
+            .map(|run| run.pack)
+            .collect();
         assert_eq!(order, [3, 2]);
     }
 
@@ -291,11 +370,12 @@ mod tests {
         fn every_frame_is_started_once_and_every_waiter_found(
             joins in proptest::collection::vec((0u32..60, 0usize..3), 0..40),
         ) {
-            let mut board: Board<(), usize> = Board::new();
+            let mut board: Board<(), usize> = Board::new(Instant::now());
             for n in 0..6 {
                 board.enqueue(run(1, n * 10, 10, URGENCIES[n % 3]));
             }
             let mut started = Vec::new();
+            let mut now = Instant::now();
             let mut found = Vec::new();
             for (number, (frame, starts)) in joins.iter().enumerate() {
                 if board.flying((1, frame * 64)) {
@@ -303,13 +383,14 @@ mod tests {
                     found.push(number);
                 }
                 for _ in 0..*starts {
-                    started.extend(board.start());
+                    started.extend(board.start(now));
                 }
             }
             let mut frames = Vec::new();
             let mut answered = Vec::new();
             loop {
-                started.extend(std::iter::from_fn(|| board.start()));
+                now += QUIET; // nothing is held back any more
+                started.extend(std::iter::from_fn(|| board.start(now)));
                 if started.is_empty() { break }
                 for run in started.drain(..) {
                     for (at, block) in run.blocks.iter().enumerate() {
@@ -317,7 +398,7 @@ mod tests {
                         frames.push(run.first_frame + at);
                         answered.extend(board.land((1, *block)));
                     }
-                    board.finish(run.urgency);
+                    board.finish(run.urgency, now);
                 }
             }
             frames.sort_unstable();

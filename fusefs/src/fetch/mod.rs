@@ -71,11 +71,11 @@ impl Fetcher {
             source: options.source,
             runtime: options.runtime,
             read_timeout: options.read_timeout,
-            clock: options.clock,
             tally,
             places,
             volumes,
-            board: Mutex::new(Board::new()),
+            board: Mutex::new(Board::new(options.clock.now())),
+            looks_again: AtomicBool::new(false),
             waiters: Mutex::default(),
             next_waiter: AtomicU64::new(0),
             waiting: Notify::new(),
@@ -83,6 +83,7 @@ impl Fetcher {
             trouble: Trouble::default(),
             given_up: Mutex::default(),
             full: AtomicBool::new(false),
+            clock: options.clock,
         });
         shared.runtime.spawn(watch_deadlines(Arc::downgrade(&shared)));
         Ok(Fetcher { shared })

@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(super) waiters: Mutex<HashMap<u64, Arc<Waiter>>>,
     pub(super) next_waiter: AtomicU64,
     pub(super) waiting: Notify,
+    /// Whether [`look_again`] is under way.
+    pub(super) looks_again: AtomicBool,
     pub(super) decoders: Decoders,
     pub(super) trouble: Trouble,
     /// Frames that some reader waited for in vain, and when it gave up.
@@ -75,17 +77,22 @@ impl Shared {
 
     /// Starts what may be started.
     pub(super) fn pump(self: &Arc<Self>, mut board: MutexGuard<'_, Board<Target, (u64, Arc<Waiter>)>>) {
-        let started: Vec<Run<Target>> = std::iter::from_fn(|| board.start()).collect();
+        let now = self.clock.now();
+        let started: Vec<Run<Target>> = std::iter::from_fn(|| board.start(now)).collect();
+        let later = board.look_again();
         drop(board);
         for run in started {
             self.runtime.spawn(carry::carry(self.clone(), run));
+        }
+        if let Some(later) = later.filter(|_| !self.looks_again.swap(true, Ordering::AcqRel)) {
+            self.runtime.spawn(look_again(Arc::downgrade(self), later - now));
         }
     }
 
     /// Notes that a run is over.
     pub(super) fn finish(self: &Arc<Self>, urgency: Urgency) {
         let mut board = self.board();
-        board.finish(urgency);
+        board.finish(urgency, self.clock.now());
         self.pump(board);
     }
 
@@ -172,6 +179,15 @@ impl Shared {
         if let Some(done) = &run.of.done {
             let _ = done.send(ReadError::Store(error.to_string()));
         }
+    }
+}
+
+/// Starts, after a while, what was held back because a process waited.
+async fn look_again(shared: Weak<Shared>, wait: Duration) {
+    tokio::time::sleep(wait).await;
+    if let Some(shared) = shared.upgrade() {
+        shared.looks_again.store(false, Ordering::Release);
+        shared.pump(shared.board());
     }
 }
 

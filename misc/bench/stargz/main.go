@@ -40,8 +40,7 @@ func fromCRILabels(labels map[string]string) ([]source.Source, error) {
 }
 
 func serve(root, socket string) error {
-	settings := config.Config{NoBackgroundFetch: true}
-	filesystem, err := fs.NewFilesystem(filepath.Join(root, "stargz"), settings, fs.WithGetSources(fromCRILabels))
+	filesystem, err := fs.NewFilesystem(filepath.Join(root, "stargz"), config.Config{}, fs.WithGetSources(fromCRILabels))
 	if err != nil {
 		return err
 	}
