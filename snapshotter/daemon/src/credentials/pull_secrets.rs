@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Limited};
-use lacewing_oci::{Credential, Credentials, Error};
+use lacewing_oci::{Credential, Credentials, Error, reason_of};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
@@ -137,7 +137,7 @@ impl<'a> Server<'a> {
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
         let url = format!("{}/api/v1/{path}", self.said.server);
         let asked = self.client.get(url).bearer_auth(&self.token).send().await;
-        let answer = asked.map_err(|error| format!("{path}: {}", cause(&error)))?;
+        let answer = asked.map_err(|error| format!("{path}: {}", reason_of(error)))?;
         if !answer.status().is_success() {
             return Err(format!("{path}: the API server answers {}", answer.status()));
         }
@@ -147,15 +147,6 @@ impl<'a> Server<'a> {
         let json = serde_json::from_slice(&body.to_bytes());
         json.map_err(|_| format!("{path}: the answer is no such object"))
     }
-}
-
-/// The innermost reason: "connection refused" rather than "error sending request".
-fn cause(error: &reqwest::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(next) = inner.source() {
-        inner = next;
-    }
-    inner.to_string()
 }
 
 impl Credentials for PullSecrets {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
+use lacewing_oci::reason_of;
 use opentelemetry::KeyValue;
 use opentelemetry_http::{HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
@@ -139,24 +140,13 @@ impl HttpClient for Sender {
 
 /// One request. Errors do not name the address, which may hold more than one wants to log.
 async fn send(client: &reqwest::Client, request: Request<Bytes>) -> Result<Response<Bytes>, String> {
-    let request = reqwest::Request::try_from(request).map_err(|error| error.without_url().to_string())?;
-    let answer = client.execute(request).await.map_err(described)?;
+    let request = reqwest::Request::try_from(request).map_err(reason_of)?;
+    let answer = client.execute(request).await.map_err(reason_of)?;
     let answer = tonic::codegen::http::Response::<reqwest::Body>::from(answer);
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, MAX_ANSWER).collect().await;
     let body = body.map_err(|error| error.to_string())?.to_bytes();
     Ok(Response::from_parts(head, body))
-}
-
-fn described(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]
