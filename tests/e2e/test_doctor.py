@@ -1,8 +1,10 @@
 """`lacewing doctor` on a node as it should be, and on broken ones: each is made here, and must be found with what to do."""
 
 import json
+import os
 import re
 import socket
+import time
 from pathlib import Path
 
 from cases import Case, for_each
@@ -197,6 +199,23 @@ class Broken(Case):
         self.assertIn(words, found[check])
         if name in {"no_daemon", "killed_daemon"}:
             sick.node.daemon.start()
+
+
+class Stale(Case):
+    def test_what_was_changed_since_it_was_read(self):
+        """A file that is later than the start of what reads it: until that is started anew."""
+        node = self.world.new_node(2)
+        files = {node.daemon.config: "systemctl reload lacewing", node.containerd.folder / "config.toml": "systemctl restart containerd"}
+
+        def advised(changed: float) -> list[str]:
+            for file in files:
+                os.utime(file, (changed, changed))
+            status, report = doctor(node)
+            self.assertEqual(status, 0)
+            return [found["advice"] for found in report["findings"] if "changed since" in found["found"]]
+
+        self.assertEqual(advised(time.time() - 3600), [])
+        self.assertEqual(advised(time.time() + 3600), [f"`{command}`" for command in files.values()])
 
 
 def findings(report: dict, verdict: str) -> str:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 from cases import Case
@@ -15,6 +16,8 @@ KEPT = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "fseti
         "net_bind_service": 10, "sys_ptrace": 19, "sys_admin": 21, "sys_resource": 24, "mknod": 27, "setfcap": 31}
 ALLOWED = sum(1 << number for number in KEPT.values())
 FILTERED = "2"
+# What the kernel gives to nobody, neither a file nor a handler.
+CORE = 1
 
 
 def status_of(path: str) -> dict[str, str]:
@@ -56,7 +59,7 @@ class Guard(Case):
         worker = daemon.status()["worker_pid"]
         for pid in (daemon.process.pid, worker):
             limits = Path(f"/proc/{pid}/limits").read_text()
-            self.assertRegex(limits, re.compile(r"^Max core file size\s+0\s+0\s", re.M))
+            self.assertRegex(limits, re.compile(r"^Max core file size\s+1\s+1\s", re.M))
         # To read its memory takes a debugger's capability, which a process of the same user need not have.
         with self.assertRaises(CommandFailed) as failed:
             run("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all", "cat", f"/proc/{worker}/mem")
@@ -67,6 +70,32 @@ class Guard(Case):
         wait_until(lambda: daemon.workers() not in ([], [worker]), "the next worker")
         self.assertEqual(set(folder.glob("core*")), before)
         self.assertIn("SIGABRT", daemon.process.log.read_text())
+
+    def test_no_core_for_a_handler(self):
+        """A handler in core_pattern, as systemd-coredump is one, gets no core of the supervisor, the worker, or what it starts."""
+        pattern, folder = Path("/proc/sys/kernel/core_pattern"), self.world.lab.directory("cores")
+        handler = folder / "handler"
+        handler.write_text(f"#!/bin/sh\ncat >/dev/null; echo $1 >>{folder}/handled\n")
+        handler.chmod(0o755)
+        daemon = self.world.lab.daemon()
+        worker = daemon.status()["worker_pid"]
+        before = pattern.read_text()
+        self.addCleanup(pattern.write_text, before)
+        pattern.write_text(f"|{handler} %P\n")
+        others = subprocess.Popen(["sleep", "100"])
+        # As a helper of the worker: it has the worker's limits.
+        helper = subprocess.Popen(["prlimit", f"--core={CORE}:{CORE}", "sleep", "100"])
+        wait_until(lambda: "sleep" in Path(f"/proc/{helper.pid}/comm").read_text(), "the helper")
+        for pid in (helper.pid, worker, daemon.process.pid, others.pid):
+            os.kill(pid, signal.SIGABRT)
+        for child in (others, helper):
+            child.wait()
+        handled = lambda: (folder / "handled").read_text().split() if (folder / "handled").exists() else []
+        wait_until(lambda: str(others.pid) in handled(), "the handler")
+        wait_until(lambda: not daemon.process.alive(), "end of the supervisor")
+        self.assertEqual(handled(), [str(others.pid)])
+        daemon.kill_all()
+        daemon.start()
 
     def test_sockets_are_roots_alone(self):
         daemon = self.world.lab.daemon()

@@ -10,6 +10,7 @@ mod disk;
 mod kernel;
 mod peers;
 mod registry;
+mod stale;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -18,6 +19,7 @@ use crate::Outcome;
 use crate::cli::DoctorArgs;
 use crate::config::{Config, Overrides};
 use crate::output::{print, print_json};
+use crate::places;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -112,6 +114,13 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Outcome> {
     let status = daemon::look(&config, &runtime, &mut findings);
     findings.extend(containerd::look(
         &config,
+        &args.containerd_config,
+        status.as_ref(),
+    ));
+    let own = args.config.clone().unwrap_or_else(places::config_file);
+    findings.extend(stale::look(
+        &config,
+        &own,
         &args.containerd_config,
         status.as_ref(),
     ));

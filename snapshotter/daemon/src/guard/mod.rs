@@ -52,16 +52,23 @@ const NUMBERS: u32 = u64::BITS;
 
 type Step = fn() -> Result<()>;
 
-/// No core file of this process, nor of what it starts. Of the supervisor: an exec, as at an upgrade, keeps it.
+/// One byte is too little for a core file; and at this limit, not at 0, the kernel does not give a core to a handler
+/// (`|` in core_pattern) either: `fs/coredump.c`.
+const NO_CORE: u64 = 1;
+
+/// No core of this process, nor of what it starts. Of the supervisor: an exec, as at an upgrade, keeps it.
 ///
 /// # Errors
 /// The system refuses.
 pub(crate) fn no_core_files() -> Result<()> {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
+    let both = |bytes| Rlimit {
+        current: Some(bytes),
+        maximum: Some(bytes),
     };
-    setrlimit(Resource::Core, none).context("the limit of core files")
+    setrlimit(Resource::Core, both(NO_CORE))
+        // One without privileges whose limit is 0 cannot raise it.
+        .or_else(|_| setrlimit(Resource::Core, both(0)))
+        .context("the limit of core files")
 }
 
 /// Gives up all of the above, as far as the system lets it. All but the first is a thread's own: call it while there is
