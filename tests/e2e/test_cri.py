@@ -25,6 +25,17 @@ NAMESPACE = "k8s.io"
 WAYS = {"classic": 1, "transfer": 2, "local": 2}
 
 
+# A runtime class of its own, as `misc/deploy/install --snapshotter-for-pods lazy` writes it.
+RUNTIME = """
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.lazy]
+  runtime_type = "io.containerd.runc.v2"
+  snapshotter = "lacewing"
+[plugins."io.containerd.cri.v1.images".runtime_platforms.lazy]
+  platform = "linux/amd64"
+  snapshotter = "lacewing"
+"""
+
+
 def pulling_itself(node: Node) -> None:
     """Makes containerd 2.x pull in the classic way."""
     config = node.containerd.folder / "config.toml"
@@ -65,6 +76,32 @@ class Life(Case):
 
     def layers(self, node: Node, image: str) -> list[dict]:
         return [layer for layer in node.daemon.status()["layers"] if layer["image"] == image]
+
+
+class OneRuntime(Case):
+    """One runtime class has the snapshotter, the node's other pods keep theirs (containerd 2.x)."""
+
+    def test_its_pods_alone_are_lazy(self):
+        world, name = self.world, "redis"
+        node, image = world.new_node(2, background=False), world.lazy(name)
+        config = node.containerd.folder / "config.toml"
+        text = re.sub(r'(cri\.v1\.images"\]\n  snapshotter = )"lacewing"', r'\1"overlayfs"', config.read_text())
+        assert '"overlayfs"\n  disable_snapshot' in text
+        config.write_text(f"{text}\n{RUNTIME}")
+        node.containerd.stop()
+        node.containerd.start()
+        client = node.containerd.client
+        client("-runtime", "lazy", "cri-pull", image)
+        self.assertEqual(world.layer_digests(name) & node.containerd.content(NAMESPACE), set(), "the pull was not lazy")
+        sandbox, container = client("-runtime", "lazy", "-user", "0", "-keep", "cri-run", image, "sleep", "100000").split()
+        self.assertIn("ready", client("cri-exec", container, *world.images[name].ready))
+        layers = [layer for layer in node.daemon.status()["layers"] if layer["image"] == image]
+        self.assertTrue(layers and all(layer["lazy"] and layer["users"] for layer in layers), layers)
+        client("cri-remove", sandbox)
+        other, before = world.plain("busybox"), len(node.daemon.status()["layers"])
+        client("cri-pull", other)
+        client("-user", "0", "cri-run", other, "true")
+        self.assertEqual(len(node.daemon.status()["layers"]), before)
 
 
 class ImageVolume(Case):

@@ -49,6 +49,10 @@ func (c *criClient) call(ctx context.Context, method string, request, answer int
 func (c *criClient) pull(ctx context.Context, ref string) error {
 	var answer pullImageResponse
 	request := &imageRequest{Image: &image{ref}}
+	if *runtime != "" {
+		// As kubelet passes on a pod's annotations.
+		request.Sandbox = &sandboxConfig{Annotations: map[string]string{"io.containerd.cri.runtime-handler": *runtime}}
+	}
 	// Not an argument: those are for everybody to see.
 	if username, password, found := strings.Cut(os.Getenv("LAB_PULL_AUTH"), ":"); found {
 		request.Auth = &authConfig{Username: username, Password: password}
@@ -88,7 +92,7 @@ func (c *criClient) run(ctx context.Context, ref string, command []string) (err 
 		Linux:        &linuxSandbox{CgroupParent: "/lacewing-lab", Security: &sandboxSecurity{namespaces}},
 	}
 	var sandbox id
-	if err := c.call(ctx, "RuntimeService/RunPodSandbox", &runSandboxRequest{pod}, &sandbox); err != nil {
+	if err := c.call(ctx, "RuntimeService/RunPodSandbox", &runSandboxRequest{pod, *runtime}, &sandbox); err != nil {
 		return err
 	}
 	if !*keep {

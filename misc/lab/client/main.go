@@ -22,6 +22,7 @@ var (
 	namespace = flag.String("n", "default", "containerd namespace of pull")
 	user      = flag.Int64("user", -1, "user id of cri-run (-1: the image's own)")
 	volume    = flag.String("volume", "", "cri-run: an image to be mounted at /volume")
+	runtime   = flag.String("runtime", "", "cri-pull, cri-run: the runtime class's handler")
 	userns    = flag.Uint("userns", 0, "cri-run: the first of 65536 ids of a user namespace, with a network of the pod's own (0: the host's)")
 	keep      = flag.Bool("keep", false, "cri-run: leave the container running and print the sandbox's and its id")
 )

@@ -14,9 +14,10 @@ type authConfig struct {
 	Password string `protobuf:"bytes,2,opt,name=password,proto3"`
 }
 
-type imageRequest struct { // PullImageRequest, RemoveImageRequest, which has no auth
-	Image *image      `protobuf:"bytes,1,opt,name=image,proto3"`
-	Auth  *authConfig `protobuf:"bytes,2,opt,name=auth,proto3"`
+type imageRequest struct { // PullImageRequest, RemoveImageRequest, which has the image alone
+	Image   *image         `protobuf:"bytes,1,opt,name=image,proto3"`
+	Auth    *authConfig    `protobuf:"bytes,2,opt,name=auth,proto3"`
+	Sandbox *sandboxConfig `protobuf:"bytes,3,opt,name=sandbox_config,proto3"`
 }
 
 type pullImageResponse struct {
@@ -59,13 +60,15 @@ type linuxSandbox struct {
 }
 
 type sandboxConfig struct {
-	Metadata     *sandboxMetadata `protobuf:"bytes,1,opt,name=metadata,proto3"`
-	LogDirectory string           `protobuf:"bytes,3,opt,name=log_directory,proto3"`
-	Linux        *linuxSandbox    `protobuf:"bytes,8,opt,name=linux,proto3"`
+	Metadata     *sandboxMetadata  `protobuf:"bytes,1,opt,name=metadata,proto3"`
+	LogDirectory string            `protobuf:"bytes,3,opt,name=log_directory,proto3"`
+	Annotations  map[string]string `protobuf:"bytes,7,rep,name=annotations,proto3" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
+	Linux        *linuxSandbox     `protobuf:"bytes,8,opt,name=linux,proto3"`
 }
 
 type runSandboxRequest struct {
-	Config *sandboxConfig `protobuf:"bytes,1,opt,name=config,proto3"`
+	Config  *sandboxConfig `protobuf:"bytes,1,opt,name=config,proto3"`
+	Runtime string         `protobuf:"bytes,2,opt,name=runtime_handler,proto3"`
 }
 
 type id struct { // every request and answer whose only field is a sandbox's or a container's id
