@@ -1,9 +1,11 @@
-"""Clients that say little, several namespaces, and images built on lazy ones."""
+"""Clients that say little, several namespaces, images built on lazy ones, and containerd configured as documented."""
 
 import json
+import re
 
 from cases import Case, for_each
 from lab.oci import CONFIG_TYPE, MANIFEST_TYPE
+from lab.paths import PROJECT
 from lab.registry import Registry
 
 
@@ -85,3 +87,38 @@ class Status(Case):
         self.assertEqual(len(ordinary), len(self.world.layer_digests("redis")))
         for layer in ordinary:
             self.assertTrue(layer["reason"])
+
+
+def documented(generation: int) -> str:
+    """The configuration of containerd that the documentation shows."""
+    page = (PROJECT / "misc/docs/containerd.md").read_text()
+    section = page[page.index(f"(`version = {generation + 1}`)"):]
+    return re.search(r"```toml\n(.*?)```", section, re.S)[1]
+
+
+@for_each([(1,), (2,)])
+class Documented(Case):
+    """A node whose containerd has, for Lacewing, what the documentation shows and no more."""
+
+    # What the lab's own configuration says of the same.
+    SAME = [r"(?s)(# The transfer service unpacks|\[proxy_plugins).*", r"version = .*\n",
+            r" *(snapshotter|disable_snapshot_annotations|default_runtime_name) = .*\n",
+            r' *\[plugins\."io\.containerd\.(cri\.v1\.images"|grpc\.v1\.cri"\.containerd)\]\n']
+
+    def check(self, generation: int) -> None:
+        world, name = self.world, "redis"
+        node, image = world.new_node(generation, background=False), world.lazy(name)
+        config = node.containerd.folder / "config.toml"
+        own = config.read_text()
+        for same in self.SAME:
+            own = re.sub(same, "", own)
+        shown = documented(generation).replace("/run/lacewing/lacewing.sock", str(node.daemon.socket))
+        first, rest = shown.replace("/var/lib/lacewing", str(node.daemon.root)).split("\n", 1)
+        config.write_text(f"{first}\n{own}\n{rest}")
+        node.containerd.stop()
+        node.containerd.start()
+        node.containerd.client("cri-pull", image)
+        node.containerd.pull(image, "lacewing")
+        for namespace in ("k8s.io", "default"):
+            self.assertEqual(world.layer_digests(name) & node.containerd.content(namespace), set(), namespace)
+        self.assertIn("ready", node.containerd.client("-user", "0", "cri-run", image, *world.images[name].ready))
