@@ -2,6 +2,7 @@
 
 mod book;
 mod counters;
+mod gone;
 mod ports;
 mod setup;
 mod shared;
@@ -29,6 +30,7 @@ use lacewing_p2p::{FetchError, Node, PieceId};
 use tracing::{info, warn};
 
 use self::book::Book;
+use self::gone::Gone;
 use self::ports::Ports;
 pub(crate) use self::setup::own_address;
 use self::setup::{follow, limits, members, rates};
@@ -89,6 +91,7 @@ impl Peers {
             lent: Lent::default(),
             sums: Sums::default(),
             words: Words::default(),
+            gone: Gone::default(),
         });
         let (members, outgoing) = members(config, address);
         let node = Node::start(Parts {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -90,7 +91,19 @@ impl Origin for Ports {
         _class: lacewing_p2p::Class,
     ) -> BoxFuture<'static, Result<Bytes, OriginError>> {
         let (this, sources) = (self.0.clone(), self.0.sources(&piece, &of));
-        async move { this.read_from(sources, &piece, Patience::TurnsElsewhere).await }.boxed()
+        async move {
+            let read = this.read_from(sources, &piece, Patience::TurnsElsewhere).await;
+            if let Some(source) = Source::read(&of.place) {
+                match &read {
+                    Err(error) if error.error == FetchError::Unavailable => {
+                        this.gone.note(source.host(), error.retry_after, Instant::now());
+                    }
+                    _ => this.gone.answered(source.host()),
+                }
+            }
+            read
+        }
+        .boxed()
     }
 }
 

@@ -11,6 +11,7 @@ use lacewing_p2p::transport::Provenance;
 use lacewing_p2p::{Node, PieceId};
 
 use super::book::{Book, MAX_FOREIGN_INDEX, Tables};
+use super::gone::Gone;
 use crate::adapters::origins::{Origins, Place};
 use crate::adapters::source::Repositories;
 use crate::foreign::{self, Lent, Source, Sums, Words};
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub(super) lent: Lent,
     pub(super) sums: Sums,
     pub(super) words: Words,
+    pub(super) gone: Gone,
 }
 
 impl Shared {

@@ -12,7 +12,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lacewing_format::Digest;
@@ -24,7 +24,7 @@ use tracing::debug;
 
 use super::Ports;
 use super::shared::Shared;
-use crate::foreign::{Question, Said, Voucher, Word, is_run};
+use crate::foreign::{Question, Said, Source, Voucher, Word, is_run};
 
 /// How many of the beginning of a tree go to the registry without waiting: those that may vouch.
 const ROOTS: usize = 2;
@@ -111,7 +111,9 @@ impl Shared {
                 None => debug!(%root, ?piece, "the beginning of the tree does not vouch"),
             }
         }
-        if !earlier.is_empty() {
+        // Also where this node is the first, whoever it got the run from: its word will count.
+        let gone = Source::read(&of.place).is_some_and(|source| self.gone.is(source.host(), Instant::now()));
+        if !gone {
             match self.read_right(piece, of).await {
                 Ok(read) => return Some((read, Voucher::Own)),
                 Err(FetchError::Unavailable) => {}
