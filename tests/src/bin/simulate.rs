@@ -22,6 +22,12 @@ fn main() {
             "queue_kib" => scenario.queue_bytes = (number * 1024.0) as u32,
             "ack_ms" => scenario.config.ack_timeout = Duration::from_millis(number as u64),
             "origin_limit" => scenario.config.origin_limit = number as u32,
+            "cluster" => scenario = Scenario::cluster(number as usize, 57),
+            "under_way_kib" => {
+                if let Some(daemon) = &mut scenario.daemon {
+                    daemon.under_way = (number * 1024.0) as u32;
+                }
+            }
             "slow" => scenario.slow = number,
             "crashed" => scenario.crashed = number,
             "unseen" => scenario.unseen = number,

@@ -62,8 +62,8 @@ impl Link {
         }
     }
 
-    /// Takes the next quantum to send, if the link is free.
-    pub(crate) fn start(&mut self) -> bool {
+    /// Takes the next quantum to send, if the link is free; `room`: whether one may be under way to that node.
+    pub(crate) fn start(&mut self, room: impl Fn(u32) -> bool) -> bool {
         if self.busy.is_some() {
             return false;
         }
@@ -73,7 +73,8 @@ impl Link {
             {
                 self.active[class].push_back(next);
             }
-            if let Some(transfer) = self.active[class].pop_front() {
+            let next = self.active[class].iter().position(|transfer| room(transfer.to));
+            if let Some(transfer) = next.and_then(|next| self.active[class].remove(next)) {
                 self.busy = Some((transfer, class));
                 return true;
             }
@@ -96,6 +97,17 @@ impl Link {
     pub(crate) fn come_in(&mut self, at: Nanos) -> Nanos {
         self.in_until = (self.in_until + self.quantum).max(at);
         self.in_until
+    }
+
+    /// Where something waits to go out.
+    pub(crate) fn receivers(&self) -> impl Iterator<Item = u32> {
+        self.active.iter().flatten().map(|transfer| transfer.to)
+    }
+
+    /// From when on no more than `bytes` are on their way in.
+    pub(crate) fn has_room(&self, bytes: u32) -> Nanos {
+        let time = u64::from(bytes) * self.quantum / u64::from(self.quantum_bytes);
+        self.in_until.saturating_sub(time)
     }
 
     /// How long a message waits behind what is on its way in, of which at most `queue` bytes stand before it.

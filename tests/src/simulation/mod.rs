@@ -12,7 +12,7 @@ mod scenario;
 mod world;
 
 pub use outcome::Outcome;
-pub use scenario::{Fault, Scenario};
+pub use scenario::{Daemon, Fault, Scenario};
 pub use world::World;
 
 /// Runs a scenario to its end.

@@ -1,5 +1,7 @@
 //! What runs on a node: wants pieces, and measures how long they take.
 
+use std::collections::VecDeque;
+
 use super::Nanos;
 
 /// Bits, one for each piece.
@@ -39,6 +41,34 @@ pub(crate) struct Reader {
     pub(crate) reading: Option<(usize, Nanos)>,
     /// Pieces that are here.
     pub(crate) held: usize,
+    /// What a daemon's store is at.
+    pub(crate) store: Store,
+}
+
+/// A daemon's store, completing an image.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    /// Runs it has taken up and not begun.
+    pub(crate) waiting: VecDeque<Vec<usize>>,
+    /// Runs under way: since when, and the pieces that are not here yet.
+    pub(crate) runs: Vec<(Nanos, Vec<usize>)>,
+    /// Pieces prefetched behind a run.
+    pub(crate) window: usize,
+}
+
+impl Store {
+    /// A piece is here; returns since when the run has been under way that it has ended.
+    pub(crate) fn came(&mut self, piece: usize) -> Option<Nanos> {
+        for run in self
+            .waiting
+            .iter_mut()
+            .chain(self.runs.iter_mut().map(|run| &mut run.1))
+        {
+            run.retain(|missing| *missing != piece);
+        }
+        let over = self.runs.iter().position(|run| run.1.is_empty())?;
+        Some(self.runs.swap_remove(over).0)
+    }
 }
 
 impl Reader {
@@ -52,6 +82,7 @@ impl Reader {
             reads: 0,
             reading: None,
             held: 0,
+            store: Store::default(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What is simulated.
 
+use std::time::Duration;
+
 use lacewing_p2p::swarm::Config;
 
 /// A cluster, what its nodes want, and what goes wrong. Rates in bits a second, times in seconds.
@@ -29,6 +31,8 @@ pub struct Scenario {
     pub jitter: f64,
     /// Pieces a node prefetches at once; 0: it only reads.
     pub window: usize,
+    /// What stands around the logic in a daemon; `None`: the window is asked for in order, and nothing stands in the way.
+    pub daemon: Option<Daemon>,
     /// Blocking reads, each of another piece, in the same order everywhere; 0: a whole image is fetched.
     pub reads: usize,
     /// So many pieces on is the next that is read, modulo all.
@@ -51,6 +55,43 @@ pub struct Scenario {
     pub config: Config,
     /// The run is given up after this time.
     pub limit: f64,
+}
+
+/// A daemon's own limits, as `fusefs` (background, fetch) and the daemon's p2p adapter have them, and those of its sockets.
+///
+/// The program reads a start-up set, then everything in order, and waits for each piece. Meanwhile the store completes the
+/// image: it takes up some missing pieces at a time, in runs, and the next ones when all of those are here. With each run the
+/// pieces behind it are prefetched.
+#[derive(Clone, Copy, Debug)]
+pub struct Daemon {
+    /// Pieces of the start-up set, evenly spaced.
+    pub startup: usize,
+    /// Pieces that the store takes up at a time.
+    pub batch: usize,
+    /// Pieces of a run.
+    pub run: usize,
+    /// Runs at a time.
+    pub runs: usize,
+    /// Fewest pieces that are prefetched behind a run, most, and those at first.
+    pub window: (usize, usize, usize),
+    /// A run that took less makes the window larger, one that took twice as long smaller. Seconds.
+    pub pace: f64,
+    /// Bytes under way to one node beyond which its sender waits: what its socket, the other's, and a switch hold.
+    pub under_way: u32,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            startup: 24,
+            batch: 8,
+            run: 2,
+            runs: 2,
+            window: (16, 48, 32),
+            pace: 2.0,
+            under_way: 256 << 10,
+        }
+    }
 }
 
 /// Something that goes wrong. Nodes by number; times in seconds.
@@ -108,6 +149,7 @@ impl Scenario {
             verify: 0.00025,
             jitter: 0.05,
             window: 64,
+            daemon: None,
             reads: 0,
             stride: 389,
             think: 0.002,
@@ -120,6 +162,25 @@ impl Scenario {
             config: Config::default(),
             limit: 300.0,
         }
+    }
+
+    /// A rollout among nodes and a registry behind links of 40 Mbit/s, as `misc/cluster` makes it of real daemons: the registry's
+    /// link is the narrowest place of all.
+    pub fn cluster(nodes: usize, pieces: usize) -> Self {
+        let mut scenario = Self {
+            pieces,
+            piece_bytes: 440 << 10,
+            link: 40e6,
+            registry_link: 40e6,
+            rtt: 0.001,
+            queue_bytes: 256 << 10,
+            daemon: Some(Daemon::default()),
+            limit: 1000.0,
+            ..Self::rollout(nodes)
+        };
+        scenario.config.ack_timeout = Duration::from_millis(1000);
+        scenario.config.origin_limit = 8;
+        scenario
     }
 
     /// The least time in which all can have the image (Kumar and Ross 2006), seconds.

@@ -39,6 +39,8 @@ enum What {
     Timer(u32),
     /// A quantum has left the link.
     Quantum(u32),
+    /// There may be room again for what a link has to send.
+    Room(u32),
     /// A whole piece has come in and is verified.
     Come {
         to: u32,
@@ -183,6 +185,7 @@ impl World {
                 }
             }
             What::Quantum(at) => self.quantum(at),
+            What::Room(at) => self.start_link(at),
             What::Come {
                 to,
                 from,

@@ -41,24 +41,30 @@ impl World {
     }
 
     pub(super) fn start_link(&mut self, at: u32) {
-        let link = if at == REGISTRY {
-            &mut self.registry
-        } else {
-            &mut self.nodes[at as usize].link
-        };
-        if link.start() {
-            let when = self.now + link.quantum;
-            self.push(when, What::Quantum(at));
+        let under_way = self.scenario.daemon.map(|daemon| daemon.under_way);
+        let room_at =
+            |nodes: &[Node], to: u32| under_way.map_or(0, |bytes| nodes[to as usize].link.has_room(bytes));
+        let link = self.link_mut(at);
+        let mut link = std::mem::replace(link, Link::new(1.0, 0, 0));
+        if link.start(|to| room_at(&self.nodes, to) <= self.now) {
+            self.push(self.now + link.quantum, What::Quantum(at));
+        } else if link.busy.is_none()
+            && let Some(room) = link.receivers().map(|to| room_at(&self.nodes, to)).min()
+        {
+            self.push(room.max(self.now + 1), What::Room(at));
+        }
+        *self.link_mut(at) = link;
+    }
+
+    fn link_mut(&mut self, at: u32) -> &mut Link {
+        match at {
+            REGISTRY => &mut self.registry,
+            at => &mut self.nodes[at as usize].link,
         }
     }
 
     pub(super) fn quantum(&mut self, at: u32) {
-        let link = if at == REGISTRY {
-            &mut self.registry
-        } else {
-            &mut self.nodes[at as usize].link
-        };
-        let sent = link.sent();
+        let sent = self.link_mut(at).sent();
         let alive = at == REGISTRY || !self.nodes[at as usize].dead;
         if !alive {
             return;

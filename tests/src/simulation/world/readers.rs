@@ -1,5 +1,6 @@
 //! What the nodes' readers want, and what they have.
 
+use super::super::scenario::Daemon;
 use super::*;
 
 /// Where all pieces are in the end.
@@ -24,13 +25,16 @@ impl World {
             return;
         }
         self.nodes[at].reader.started = self.now;
-        if self.scenario.reads > 0 {
+        if self.scenario.reads > 0 || self.scenario.daemon.is_some() {
             self.read(at);
         }
         self.prefetch(at);
     }
 
     pub(super) fn prefetch(&mut self, at: usize) {
+        if let Some(daemon) = self.scenario.daemon {
+            return self.complete_image(at, &daemon);
+        }
         loop {
             let window = if self.scenario.reads == 0 {
                 self.scenario.window.max(1)
@@ -52,6 +56,70 @@ impl World {
                 reader.prefetching.set(piece);
                 self.want(at, piece, Class::Prefetch);
             }
+        }
+    }
+
+    /// Goes on with what a daemon's store does while nobody waits, or even though somebody does.
+    fn complete_image(&mut self, at: usize, daemon: &Daemon) {
+        let node = &mut self.nodes[at];
+        if node.reader.started == Nanos::MAX || node.reader.held == self.scenario.pieces {
+            return;
+        }
+        let store = &mut node.reader.store;
+        if store.runs.is_empty() && store.waiting.is_empty() {
+            let missing = (0..self.scenario.pieces).filter(|piece| !node.held.get(*piece));
+            let batch: Vec<usize> = missing.take(daemon.batch).collect();
+            store.waiting = batch.chunks(daemon.run).map(<[usize]>::to_vec).collect();
+        }
+        while self.nodes[at].reader.store.runs.len() < daemon.runs && !self.is_blocked(at) {
+            let Some(run) = self.nodes[at].reader.store.waiting.pop_front() else {
+                return;
+            };
+            let Some(last) = run.last().copied() else { continue };
+            let (now, store) = (self.now, &mut self.nodes[at].reader.store);
+            store.runs.push((now, run.clone()));
+            if store.window == 0 {
+                store.window = daemon.window.2;
+            }
+            let behind = last + 1..(last + 1 + store.window).min(self.scenario.pieces);
+            for piece in run.into_iter().chain(behind) {
+                self.want(at, piece, Class::Prefetch);
+            }
+        }
+    }
+
+    /// Whether a program waits for what no run brings.
+    fn is_blocked(&self, at: usize) -> bool {
+        let (reader, held) = (&self.nodes[at].reader, &self.nodes[at].held);
+        let waits =
+            |(piece, _)| !held.get(piece) && !reader.store.runs.iter().any(|run| run.1.contains(&piece));
+        reader.reading.is_some_and(waits)
+    }
+
+    /// A piece is here: a daemon's store may go on, and asks for more or less ahead.
+    fn run_over(&mut self, at: usize, piece: usize, daemon: &Daemon) {
+        let store = &mut self.nodes[at].reader.store;
+        if let Some(since) = store.came(piece) {
+            let (took, (least, most, _)) = (self.now - since, daemon.window);
+            store.window = match nanos(daemon.pace) {
+                pace if took > 2 * pace => store.window / 2,
+                pace if took < pace => store.window + 1,
+                _ => store.window,
+            };
+            store.window = store.window.clamp(least, most);
+        }
+    }
+
+    /// The piece of the next read; `None` after the last.
+    fn next_read(&self, at: usize) -> Option<usize> {
+        let (reads, pieces) = (self.nodes[at].reader.reads, self.scenario.pieces);
+        let Some(daemon) = self.scenario.daemon else {
+            return (reads < self.scenario.reads).then(|| reads * self.scenario.stride % pieces);
+        };
+        let startup = daemon.startup.min(pieces);
+        match reads.checked_sub(startup) {
+            None => Some(reads * pieces / startup),
+            Some(in_order) => (in_order < pieces).then_some(in_order),
         }
     }
 
@@ -80,21 +148,26 @@ impl World {
     }
 
     pub(super) fn read(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        if node.dead {
+        if self.nodes[at].dead {
             return;
         }
-        if node.reader.reads >= self.scenario.reads {
+        let Some(piece) = self.next_read(at) else {
             self.finish(at);
             return;
-        }
-        let piece = node.reader.reads * self.scenario.stride % self.scenario.pieces;
+        };
+        let node = &mut self.nodes[at];
         node.reader.reads += 1;
         node.reader.reading = Some((piece, self.now));
         if node.held.get(piece) {
             self.read_done(at);
         } else {
             self.want(at, piece, Class::Blocking);
+        }
+        let window = self.nodes[at].reader.store.window;
+        if (self.scenario.daemon).is_some_and(|daemon| self.nodes[at].reader.reads > daemon.startup) {
+            for ahead in piece + 1..(piece + 1 + window).min(self.scenario.pieces) {
+                self.want(at, ahead, Class::Prefetch);
+            }
         }
     }
 
@@ -124,6 +197,10 @@ impl World {
         if reader.prefetching.get(piece) {
             reader.outstanding = reader.outstanding.saturating_sub(1);
         }
+        if let Some(daemon) = self.scenario.daemon {
+            self.run_over(at, piece, &daemon);
+        }
+        let reader = &mut self.nodes[at].reader;
         if reader.reading.is_some_and(|reading| reading.0 == piece) {
             self.read_done(at);
         }
@@ -133,7 +210,11 @@ impl World {
 
     pub(super) fn check_done(&mut self, at: usize) {
         let node = &self.nodes[at];
-        if node.user && self.scenario.reads == 0 && node.reader.held == self.scenario.pieces {
+        if node.user
+            && self.scenario.reads == 0
+            && self.scenario.daemon.is_none()
+            && node.reader.held == self.scenario.pieces
+        {
             self.finish(at);
         }
     }

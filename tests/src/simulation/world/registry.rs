@@ -49,10 +49,13 @@ impl World {
                     began: self.now,
                     cancelled: false,
                 };
+                // A real one knows no classes.
+                let class = self.scenario.daemon.map_or(class, |_| Class::Prefetch);
                 self.registry.add(transfer, class as usize);
                 self.start_link(REGISTRY);
             }
             Call::Cancel(piece) => self.registry.remove(from, name(self, &piece)),
+            Call::Promote(_) if self.scenario.daemon.is_some() => {}
             Call::Promote(piece) => self.registry.promote(from, name(self, &piece)),
         }
     }
