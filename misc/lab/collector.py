@@ -2,7 +2,8 @@
 
 import threading
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from .web import Handler, Server
 
 
 def installed() -> bool:
@@ -29,7 +30,7 @@ def plain(attributes) -> dict:
     return {attribute.key: value(attribute.value) for attribute in attributes}
 
 
-class Collector:
+class Collector(Server):
     """Serves on a port of its own; with `silent` it takes connections and says nothing."""
 
     def __init__(self, silent: bool = False):
@@ -40,12 +41,7 @@ class Collector:
         self.end = threading.Event()
         collector = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
+        class Answers(Handler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if silent:
@@ -57,15 +53,12 @@ class Collector:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        super().__init__(Answers)
+        self.endpoint = f"http://{self.address}"
 
     def close(self) -> None:
         self.end.set()
-        self.server.shutdown()
-        self.server.server_close()
+        super().close()
 
     def take(self, path: str, headers: bytes, body: bytes) -> None:
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest

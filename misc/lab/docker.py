@@ -1,11 +1,9 @@
 """Docker Engine with the containerd image store, on a node's containerd; spoken to over its socket, without docker's client."""
 
 import base64
-import http.client
 import io
 import json
 import os
-import socket
 import tarfile
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +11,7 @@ from urllib.parse import quote
 from .nodes import Containerd
 from .paths import CACHE, PROJECT
 from .process import Process, run, wait_until
+from .web import Local
 
 # The engine's namespace in containerd.
 NAMESPACE = "moby"
@@ -25,16 +24,6 @@ def dockerd() -> Path:
     target.mkdir(parents=True, exist_ok=True)
     run(PROJECT / "misc/lab/containerd2", target, "docker.io", "usr/sbin/dockerd")
     return target / "usr/sbin/dockerd"
-
-
-class _Local(http.client.HTTPConnection):
-    def __init__(self, path: Path):
-        super().__init__("localhost", timeout=300)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(self.path))
 
 
 class Docker:
@@ -70,7 +59,7 @@ class Docker:
 
     def call(self, method: str, path: str, body: dict | bytes | None = None) -> bytes:
         """One request of the engine's API; RuntimeError with its answer if it refuses."""
-        connection = _Local(self.socket)
+        connection = Local(self.socket)
         headers = {"Content-Type": "application/json", "X-Registry-Auth": NO_CREDENTIALS}
         if isinstance(body, bytes):
             headers["Content-Type"] = "application/x-tar"

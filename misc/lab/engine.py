@@ -1,30 +1,16 @@
 """dockerd of the distribution with its own image store, spoken to by its API."""
 
-import http.client
 import json
 import shutil
-import socket
 from pathlib import Path
 from urllib.parse import quote
 
 from .process import Process, wait_until
+from .web import Local
 
 
 def installed() -> bool:
     return shutil.which("dockerd") is not None
-
-
-class Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path):
-        super().__init__("docker", timeout=300)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
 
 
 class Engine:
@@ -52,7 +38,7 @@ class Engine:
             return False
 
     def request(self, method: str, path: str) -> tuple[int, bytes]:
-        connection = Connection(self.socket)
+        connection = Local(self.socket)
         try:
             connection.request(method, path)
             answer = connection.getresponse()

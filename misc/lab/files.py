@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from .mirror import Mirrors
@@ -23,9 +23,10 @@ from .paths import lacewing
 from .process import Process, run, wait_until
 from .registry import free_port
 from .scratch import Lab
+from .web import Handler, Server
 
 
-class Files:
+class Files(Server):
     """A web server with ranges and entity tags. `gate` is called before a part is sent, with its first byte's place."""
 
     def __init__(self, data: bytes):
@@ -33,24 +34,12 @@ class Files:
         self.lock = threading.Lock()
         files = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
+        class Answers(Handler):
             def do_GET(self):
                 files.answer(self)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        super().__init__(Answers)
         self.url = f"http://{self.address}/files/model.bin"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         data, asked = self.data, request.headers.get("Range")

@@ -4,17 +4,16 @@ API server is in the package registries that the lab installs from; paths, objec
 import base64
 import json
 import ssl
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from .certificates import Authority
+from .web import Handler, Server
 
 TOKEN = "planted-service-token-51d0aa"
 NAMESPACE, ACCOUNT, SECRET = "team", "builder", "registry-login"
 
 
-class ApiServer:
+class ApiServer(Server):
     """Serves on a port of its own; `asked` counts the reads of the secret."""
 
     def __init__(self, folder: Path, docker_config: dict):
@@ -36,12 +35,7 @@ class ApiServer:
         }
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
+        class Answers(Handler):
             def do_GET(self):
                 if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                     server.refused += 1
@@ -58,14 +52,7 @@ class ApiServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*authority.issue("apiserver", "127.0.0.1"))
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.address = f"https://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*authority.issue("apiserver", "127.0.0.1"))
+        super().__init__(Answers, tls)
+        self.url = f"https://{self.address}"

@@ -2,18 +2,19 @@
 
 import http.client
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from .nodes import Daemon
 from .process import wait_until
 from .registry import Registry, free_port
+from .web import Handler, Server
 
 HOP = {"connection", "host", "transfer-encoding", "content-length"}
 PART = 1 << 16
 
 
-class Door:
+class Door(Server):
     """A registry's front: counts the bytes of blobs that go out. `spoil` says what becomes of a blob's body: a function of
     its bytes; what it returns is sent under the length of the whole."""
 
@@ -21,27 +22,18 @@ class Door:
         self.blob_bytes, self.spoil, self.closed, self.lock = 0, None, False, threading.Lock()
         door = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
+        class Answers(Handler):
             def do_GET(self):
                 door.forward(self, registry)
 
             do_HEAD = do_GET
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.address = f"127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        super().__init__(Answers)
 
     def close(self) -> None:
         """Nobody is answered from now on, on connections that stand neither."""
         self.closed = True
-        self.server.shutdown()
-        self.server.server_close()
+        super().close()
 
     def forward(self, request: BaseHTTPRequestHandler, registry: Registry) -> None:
         if self.closed:

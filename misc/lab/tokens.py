@@ -7,15 +7,16 @@ import json
 import secrets
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from .registry import Registry
+from .web import Handler, Server
 
 LIFE_S = 10
 HOP = {"connection", "host", "transfer-encoding", "content-length", "authorization", "location"}
 
 
-class PrivateRegistry:
+class PrivateRegistry(Server):
     """Serves on a port of its own; `refused` and `issued` count what it did."""
 
     def __init__(self, registry: Registry, username: str, password: str):
@@ -27,12 +28,7 @@ class PrivateRegistry:
         self.lock = threading.Lock()
         door = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
+        class Answers(Handler):
             def do_GET(self):
                 door.answer(self)
 
@@ -43,14 +39,7 @@ class PrivateRegistry:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 door.send(self, 405, {}, b"")
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.address = f"127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Answers)
 
     def revoke(self) -> None:
         """Ends all tokens at once."""

@@ -1,31 +1,18 @@
 """All that a daemon tells of itself, for searches after what it must not tell."""
 
-import http.client
-import socket
 from pathlib import Path
 
 from lab.nodes import Daemon
 from lab.paths import lacewing
 from lab.process import run
+from lab.web import Local
 
 PAGES = ["/", "/metrics", "/status.json", "/peers.json", "/debug", "/healthz", "/readyz"]
 
 
-class Local(http.client.HTTPConnection):
-    """HTTP over the daemon's unix socket."""
-
-    def __init__(self, path: Path):
-        super().__init__("localhost", timeout=30)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(self.path))
-
-
 def ask(daemon: Daemon, path: str, method: str = "GET", headers: dict | None = None) -> tuple[int, dict, str]:
     """One request: status, headers by lower-case names, body."""
-    connection = Local(daemon.http)
+    connection = Local(daemon.http, timeout=30)
     try:
         connection.request(method, path, headers=headers or {})
         answer = connection.getresponse()

@@ -91,7 +91,7 @@ def by_helper_socket(case: Case, folder: Path, door: PrivateRegistry) -> str:
 def by_service_account(case: Case, folder: Path, door: PrivateRegistry) -> str:
     api = ApiServer(folder, docker_config(door))
     case.addCleanup(api.close)
-    return (f'[kubernetes]\nserver = "{api.address}"\nca_file = "{api.ca}"\ntoken_file = "{api.token}"\n'
+    return (f'[kubernetes]\nserver = "{api.url}"\nca_file = "{api.ca}"\ntoken_file = "{api.token}"\n'
             f'service_accounts = ["{NAMESPACE}/{ACCOUNT}"]\n')
 
 
