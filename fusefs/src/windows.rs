@@ -7,13 +7,13 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::buffer::AlignedBuffer;
 use crate::store::pack::{Pack, PackNumber};
 
 /// Bytes of the pack that are read at once: forty small files, or four of the kernel's reads of a
-/// large one.
+/// large one. Eight took as much CPU, part of it in the kernel's threads, since the disk's queue filled up.
 const WINDOW: u64 = 512 << 10;
 
 /// Longest read that is answered from a window; the kernel's usual read-ahead. Longer ones gain
@@ -84,13 +84,35 @@ impl Directory {
     }
 }
 
+/// A window's bytes, and whose they are.
+#[derive(Default)]
+struct Window {
+    pack: PackNumber,
+    epoch: u64,
+    range: Range<u64>,
+    buffer: AlignedBuffer,
+}
+
+impl Window {
+    /// The bytes of a range, if this window holds them.
+    fn bytes(&self, pack: PackNumber, epoch: u64, range: &Range<u64>) -> Option<&[u8]> {
+        if self.pack != pack || self.epoch != epoch {
+            return None;
+        }
+        let from = range.start.checked_sub(self.range.start)?;
+        let to = range.end.checked_sub(self.range.start)?;
+        self.buffer.bytes().get(from as usize..to as usize)
+    }
+}
+
 /// The node's windows.
 #[derive(Default)]
 pub(crate) struct Windows {
     directory: Mutex<Directory>,
-    /// Filled and read under their own locks; who claims a window takes its lock before it lets go
-    /// of the directory's.
-    buffers: [Mutex<AlignedBuffer>; WINDOWS],
+    /// Who claims a window locks it before the directory is let go of, so that who finds it there waits until it is
+    /// filled. Answers only share it: giving the kernel 128 KiB takes longer than all else, and a reader that is ahead
+    /// of itself by two requests, as every mapped file's is, would have one thread wait for the other.
+    windows: [RwLock<Window>; WINDOWS],
 }
 
 impl Windows {
@@ -111,19 +133,8 @@ impl Windows {
         let epoch = pack.epoch();
         let mut directory = lock(&self.directory);
         if let Some(found) = directory.find(pack.number(), epoch, range) {
-            let held = directory.held[found].range.start;
-            let buffer = lock(&self.buffers[found]);
             drop(directory);
-            // Filling it failed, or something was given up meanwhile.
-            let at = (range.start - held) as usize;
-            let bytes = buffer.bytes().get(at..at + (range.end - range.start) as usize);
-            return match bytes.filter(|_| pack.valid(range) && pack.epoch() == epoch) {
-                Some(bytes) => {
-                    answer(bytes);
-                    Ok(true)
-                }
-                None => Ok(false),
-            };
+            return Ok(self.answer_from(found, pack, epoch, range, answer));
         }
         let window = range.start / WINDOW;
         if !directory.near(pack.number(), window) {
@@ -134,16 +145,43 @@ impl Windows {
             return Ok(false);
         }
         let claimed = directory.claim(pack.number(), epoch, whole.clone());
-        let mut buffer = lock(&self.buffers[claimed]);
+        let mut filling = self.windows[claimed]
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         drop(directory);
-        let read = pack.read(whole.start, buffer.room((whole.end - whole.start) as usize));
+        (filling.pack, filling.epoch, filling.range) = (pack.number(), epoch, whole.clone());
+        let read = pack.read(
+            whole.start,
+            filling.buffer.room((whole.end - whole.start) as usize),
+        );
         if !matches!(read, Ok(true)) {
-            buffer.room(0);
+            filling.buffer.room(0);
             return read;
         }
-        let at = (range.start - whole.start) as usize;
-        answer(&buffer.bytes()[at..at + (range.end - range.start) as usize]);
-        Ok(true)
+        drop(filling);
+        Ok(self.answer_from(claimed, pack, epoch, range, answer))
+    }
+
+    /// The same from one window; `false` if it was not filled or holds something else by now, or blocks were given up.
+    fn answer_from(
+        &self,
+        window: usize,
+        pack: &Pack,
+        epoch: u64,
+        range: &Range<u64>,
+        answer: impl FnOnce(&[u8]),
+    ) -> bool {
+        let window = self.windows[window]
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let bytes = window.bytes(pack.number(), epoch, range);
+        match bytes.filter(|_| pack.valid(range) && pack.epoch() == epoch) {
+            Some(bytes) => {
+                answer(bytes);
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -213,6 +251,20 @@ mod tests {
             let expected = &content()[start as usize..][..12_288];
             assert_eq!(read(&windows, &pack, range).as_deref(), Some(expected), "{start}");
         }
+    }
+
+    #[test]
+    fn answers_from_one_window_do_not_wait_for_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pack, windows) = (pack(dir.path()), Windows::default());
+        assert_eq!(read(&windows, &pack, 0..4096), None);
+        assert!(read(&windows, &pack, 4096..8192).is_some());
+        let answered = windows.answer(&pack, &(8192..12_288), |_| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| assert!(read(&windows, &pack, 12_288..16_384).is_some()));
+            });
+        });
+        assert!(answered.unwrap());
     }
 
     #[test]
