@@ -202,9 +202,12 @@ impl Shared {
             self.words.note(piece, right, Voucher::Own);
             Ok(right)
         };
-        timeout(READING, read)
-            .await
-            .unwrap_or(Err(FetchError::Unavailable))
+        timeout(READING, read).await.unwrap_or_else(|_| {
+            if let Some(source) = Source::read(&of.place) {
+                self.gone.note(source.host(), None, Instant::now());
+            }
+            Err(FetchError::Unavailable)
+        })
     }
 
     /// Cuts off who has read a run wrong, if that is known to be who vouches for it.
