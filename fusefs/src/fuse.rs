@@ -23,6 +23,7 @@ use crate::buffer::AlignedBuffer;
 use crate::connection::{Connection, MAX_READ};
 use crate::error::{IoContext, ReadError, Result};
 use crate::fetch::{Answer, Fetcher, Origin};
+use crate::follow::{self, Place, Step};
 use crate::packfs::{self, Attributes, Packs, Refusal};
 use crate::store::pack::{Pack, PackNumber};
 use crate::tally::{Tally, add};
@@ -143,6 +144,7 @@ impl Server {
             request: vec![0; REQUEST],
             answer: Vec::new(),
             blocks: AlignedBuffer::default(),
+            place: Place::default(),
         };
         let mut events = Vec::with_capacity(2);
         while !self.stopped.load(Ordering::Acquire) {
@@ -150,7 +152,9 @@ impl Server {
                 Ok(len) => thread.handle(len),
                 Err(Errno::AGAIN) => {
                     events.clear();
-                    match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None) {
+                    let limit = thread.place.kept().then_some(&follow::IDLE);
+                    match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), limit) {
+                        Ok(0) => thread.place.free(),
                         Ok(_) | Err(Errno::INTR) => {}
                         Err(error) => return Err(error.into()),
                     }
@@ -176,6 +180,8 @@ struct Thread {
     answer: Vec<u8>,
     /// Header and bytes of a READ.
     blocks: AlignedBuffer,
+    /// Where it runs.
+    place: Place,
 }
 
 /// How a request ends.
@@ -196,6 +202,8 @@ impl Thread {
         if header.unique & wire::RESENT != 0 {
             add(&self.server.tally.resent, 1);
         }
+        let step = self.step(&header);
+        self.place.before(step);
         self.answer.clear();
         let sent = match self.outcome(&header, len) {
             Outcome::Body => wire::answer(&self.server.fd, header.unique, 0, &self.answer),
@@ -205,6 +213,18 @@ impl Thread {
         if let Err(error) = sent {
             debug!(%error, opcode = header.opcode, "an answer was not taken");
         }
+        self.place.after(step, &self.server.volumes.follow, header.pid);
+    }
+
+    /// What a request means for where this thread runs.
+    fn step(&self, header: &InHeader) -> Step {
+        let alone = match Opcode::from(header.opcode) {
+            // Nobody waits for these.
+            Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt => return Step::Follow,
+            Opcode::Read => false,
+            _ => true,
+        };
+        self.server.volumes.follow.note(header.pid, alone)
     }
 
     fn outcome(&mut self, header: &InHeader, len: usize) -> Outcome {

@@ -65,6 +65,7 @@ mod clock;
 mod erofs;
 mod evict;
 mod fetch;
+mod follow;
 mod fuse;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

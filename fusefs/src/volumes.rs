@@ -16,6 +16,7 @@ use lacewing_format::Index;
 use lacewing_format::limits::BLOCK;
 
 use crate::error::Result;
+use crate::follow::Follow;
 use crate::indexes::MappedIndex;
 use crate::readahead::Streams;
 use crate::report::LayerId;
@@ -215,6 +216,8 @@ pub(crate) struct Volumes {
     map: RwLock<HashMap<PackNumber, Arc<Volume>>>,
     /// Read-ahead from the disk, for all connections.
     pub(crate) windows: Windows,
+    /// Who asks, on all connections.
+    pub(crate) follow: Follow,
 }
 
 impl Volumes {
