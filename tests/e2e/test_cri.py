@@ -78,6 +78,41 @@ class Life(Case):
         return [layer for layer in node.daemon.status()["layers"] if layer["image"] == image]
 
 
+class Usage(Case):
+    """What is told of the disk: bytes that are here, not those an image would have; and a container sees its disk as it is."""
+
+    def test_grows_with_what_is_read(self):
+        world, name = self.world, "redis"
+        node, image = world.new_node(2, background=False), world.lazy(name)
+        client, status = node.containerd.client, node.daemon.status
+        client("cri-pull", image)
+        sandbox, container = client("-user", "0", "-keep", "cri-run", image, "sleep", "100000").split()
+        here = lambda: sum(layer["bytes_present"] for layer in status()["layers"] if layer["lazy"])
+
+        def told() -> int:
+            """What the snapshotter says of all snapshots."""
+            rows = node.containerd.ctr("snapshots", "--snapshotter", "lacewing", "usage", "-b", namespace=NAMESPACE).splitlines()
+            return sum(int(row.split()[1]) for row in rows[1:])
+
+        # Beside layers there is what the pod itself wrote, and pause's ordinary layer. Read-ahead goes on between two questions.
+        agree = lambda: wait_until(lambda: 0 < told() - here() < 2 << 20, "the same figures")
+        agree()
+        for path in ("/usr/bin/redis-cli", "/usr/bin/perl"):
+            before = here()
+            client("cri-exec", container, "sha256sum", path)
+            self.assertGreater(here(), before)
+            agree()
+        self.assertLess(told(), sum(layer["bytes_total"] for layer in status()["layers"]) * 0.7)
+        # CRI itself looks at a committed snapshot once, and never again.
+        place, used = client("cri-usage").split()
+        self.assertEqual(place, str(node.daemon.root))
+        self.assertLessEqual(int(used), told())
+        inside = os.statvfs(f"/proc/{node.containerd.container_pid(container, NAMESPACE)}/root")
+        disk = os.statvfs(node.daemon.root)
+        self.assertEqual((inside.f_blocks, inside.f_frsize), (disk.f_blocks, disk.f_frsize))
+        client("cri-remove", sandbox)
+
+
 class OneRuntime(Case):
     """One runtime class has the snapshotter, the node's other pods keep theirs (containerd 2.x)."""
 

@@ -68,6 +68,18 @@ func (c *criClient) removeImage(ctx context.Context, ref string) error {
 	return c.call(ctx, "ImageService/RemoveImage", &imageRequest{Image: &image{ref}}, &empty{})
 }
 
+// usage prints where images lie and how many bytes of them are there, which kubelet goes by when a disk fills.
+func (c *criClient) usage(ctx context.Context) error {
+	var answer imageFsInfoResponse
+	if err := c.call(ctx, "ImageService/ImageFsInfo", &empty{}, &answer); err != nil {
+		return err
+	}
+	for _, system := range answer.Filesystems {
+		fmt.Println(system.ID.Mountpoint, system.Used.Value)
+	}
+	return nil
+}
+
 // podNamespaces are the host's network, so that no CNI plugin is needed; with -userns a user namespace, which cannot have that.
 func podNamespaces() *namespaceOption {
 	if *userns == 0 {

@@ -15,7 +15,8 @@ const usage = `usage: client -a SOCKET [-n NAMESPACE] pull SNAPSHOTTER IMAGE
        client -a SOCKET [-user UID] [-keep] cri-run IMAGE [COMMAND...]
        client -a SOCKET cri-exec CONTAINER COMMAND...
        client -a SOCKET cri-remove SANDBOX
-       client -a SOCKET cri-remove-image IMAGE`
+       client -a SOCKET cri-remove-image IMAGE
+       client -a SOCKET cri-usage`
 
 var (
 	address   = flag.String("a", "/run/containerd/containerd.sock", "containerd's socket")
@@ -30,7 +31,7 @@ var (
 var errUsage = errors.New(usage)
 
 func run(ctx context.Context, args []string) error {
-	if len(args) < 2 {
+	if len(args) < 1 || len(args) < 2 && args[0] != "cri-usage" {
 		return errUsage
 	}
 	command, args := args[0], args[1:]
@@ -53,6 +54,8 @@ func run(ctx context.Context, args []string) error {
 		return cri.exec(ctx, args[0], args[1:])
 	case "cri-remove":
 		return cri.removeSandbox(ctx, args[0])
+	case "cri-usage":
+		return cri.usage(ctx)
 	case "cri-remove-image":
 		return cri.removeImage(ctx, args[0])
 	}

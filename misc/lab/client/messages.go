@@ -139,6 +139,19 @@ type execResponse struct {
 	ExitCode int32  `protobuf:"varint,3,opt,name=exit_code,proto3"`
 }
 
+type imageFsInfoResponse struct {
+	Filesystems []*filesystemUsage `protobuf:"bytes,1,rep,name=image_filesystems,proto3"`
+}
+
+type filesystemUsage struct {
+	ID   *filesystemID `protobuf:"bytes,2,opt,name=fs_id,proto3"`
+	Used *int64Value   `protobuf:"bytes,3,opt,name=used_bytes,proto3"`
+}
+
+type filesystemID struct {
+	Mountpoint string `protobuf:"bytes,1,opt,name=mountpoint,proto3"`
+}
+
 type empty struct{}
 
 // What the protobuf library asks of a message.
@@ -166,6 +179,9 @@ func (m *containerStatus) Reset()         { *m = containerStatus{} }
 func (m *containerStatusResponse) Reset() { *m = containerStatusResponse{} }
 func (m *execRequest) Reset()             { *m = execRequest{} }
 func (m *execResponse) Reset()            { *m = execResponse{} }
+func (m *imageFsInfoResponse) Reset()     { *m = imageFsInfoResponse{} }
+func (m *filesystemUsage) Reset()         { *m = filesystemUsage{} }
+func (m *filesystemID) Reset()            { *m = filesystemID{} }
 func (m *empty) Reset()                   { *m = empty{} }
 
 func (m *image) String() string                   { return fmt.Sprintf("%+v", *m) }
@@ -191,6 +207,9 @@ func (m *containerStatus) String() string         { return fmt.Sprintf("%+v", *m
 func (m *containerStatusResponse) String() string { return fmt.Sprintf("%+v", *m) }
 func (m *execRequest) String() string             { return fmt.Sprintf("%+v", *m) }
 func (m *execResponse) String() string            { return fmt.Sprintf("%+v", *m) }
+func (m *imageFsInfoResponse) String() string     { return fmt.Sprintf("%+v", *m) }
+func (m *filesystemUsage) String() string         { return fmt.Sprintf("%+v", *m) }
+func (m *filesystemID) String() string            { return fmt.Sprintf("%+v", *m) }
 func (m *empty) String() string                   { return fmt.Sprintf("%+v", *m) }
 
 func (*image) ProtoMessage()                   {}
@@ -216,4 +235,7 @@ func (*containerStatus) ProtoMessage()         {}
 func (*containerStatusResponse) ProtoMessage() {}
 func (*execRequest) ProtoMessage()             {}
 func (*execResponse) ProtoMessage()            {}
+func (*imageFsInfoResponse) ProtoMessage()     {}
+func (*filesystemUsage) ProtoMessage()         {}
+func (*filesystemID) ProtoMessage()            {}
 func (*empty) ProtoMessage()                   {}
