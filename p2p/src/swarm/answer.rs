@@ -75,9 +75,8 @@ impl Swarm {
             self.peers.gives(ask.peer);
         }
         self.counts.received += 1;
-        self.overtakes(ask.request, ask.peer);
+        self.overtakes(ask.request);
         self.complete(at, actions);
-        self.hedge_overtaken(actions);
     }
 
     pub(super) fn redirected(&mut self, at: usize, index: usize, to: PeerId, actions: &mut Vec<Action>) {
@@ -102,15 +101,9 @@ impl Swarm {
             return;
         };
         let ask = flight.asks.remove(index);
-        // It was only asked in place of the origin, or of nobody: that is next.
-        let next = ask.held_only && !flight.origin_failed;
         flight.origin_at_once |= reason == Refusal::Forbidden;
         self.peers.lives(ask.peer, self.now);
-        if next {
-            self.advance(at, actions);
-        } else {
-            self.go_on(at, actions);
-        }
+        self.go_on(at, actions);
     }
 
     pub(super) fn ask_failed(

@@ -6,18 +6,15 @@
 use std::time::Duration;
 
 use super::ask::FLIGHT_BITS;
-use super::flight::{Ask, Flight};
+use super::flight::Flight;
 use super::time::Time;
-use super::{Action, PeerId, RequestId, Swarm};
+use super::{RequestId, Swarm};
 
-/// A piece may change places with a window of others, or with so many, and nobody is slow for that.
+/// A piece may change places with half a window of others, or with so many, and nobody is slow for that.
 const LEAST: u32 = 8;
 /// So many more overtaken pieces than others make a peer slow. One that waits for a slow peer itself owes some as well, but gives
 /// others in time.
 const ENOUGH_OWED: u32 = 2;
-
-/// A peer that gives less than one in so many of the pieces that would be its part is slow.
-const KEEPS_UP: u32 = 8;
 
 /// Counts of what came.
 #[derive(Debug, Default)]
@@ -58,7 +55,7 @@ impl Arrivals {
 
 impl Swarm {
     /// A piece has come that was asked for by this request: it has overtaken all that were asked for before it.
-    pub(super) fn overtakes(&mut self, request: RequestId, from: PeerId) {
+    pub(super) fn overtakes(&mut self, request: RequestId) {
         let number = request.0 >> FLIGHT_BITS;
         let asks = self
             .flights
@@ -67,39 +64,14 @@ impl Swarm {
             .flat_map(|flight| &mut flight.asks);
         for ask in asks.filter(|ask| ask.request.0 >> FLIGHT_BITS < number) {
             ask.overtaken += 1;
-            ask.by_itself += u32::from(ask.peer == from);
         }
     }
 
     /// Whether so many pieces have come that were asked for later that those who were asked for this one must be slow.
     pub(super) fn is_overtaken(&self, flight: &Flight) -> bool {
-        let enough = (self.by_piece.len() as u32).max(LEAST);
+        let enough = (self.by_piece.len() as u32 / 2).max(LEAST);
         let mut asked = flight.asks.iter().filter(|ask| !ask.silent);
-        asked.all(|ask| ask.overtaken >= enough && !self.keeps_up(ask))
-    }
-
-    /// Whether the peer has given about its part of what has come since it was asked: then it is busy, or waits for somebody
-    /// itself.
-    fn keeps_up(&self, ask: &Ask) -> bool {
-        let asks = self.flights.iter().flatten().flat_map(|flight| &flight.asks);
-        let (mut all, mut of_peer) = (0, 0);
-        for other in asks {
-            all += 1;
-            of_peer += u32::from(other.peer == ask.peer);
-        }
-        ask.by_itself * KEEPS_UP * all >= ask.overtaken * of_peer
-    }
-
-    /// Asks others for what has just been overtaken often enough.
-    pub(super) fn hedge_overtaken(&mut self, actions: &mut Vec<Action>) {
-        for at in 0..self.flights.len() {
-            let overtaken =
-                |flight: &Flight| flight.asks.iter().any(|ask| !ask.silent) && self.is_overtaken(flight);
-            if self.flights[at].as_ref().is_some_and(overtaken) {
-                self.hedge(at, actions);
-                self.schedule(at);
-            }
-        }
+        asked.all(|ask| ask.overtaken >= enough)
     }
 
     /// Whether the piece is slow to come although other things do come, or because nothing does: not for this node's link.

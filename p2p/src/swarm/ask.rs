@@ -25,6 +25,9 @@ impl Swarm {
             self.ask(at, peer, false, actions);
             return;
         }
+        if self.ask_first(at, actions) {
+            return;
+        }
         let Some(flight) = self.flights[at].as_ref() else {
             return;
         };
@@ -67,25 +70,29 @@ impl Swarm {
         found
     }
 
-    /// Before this node goes to the origin it asks the next in the tree whether it holds the piece: it does if this node came
-    /// late, for it is slow or new. Tells whether it did.
-    pub(super) fn ask_next(&mut self, at: usize, actions: &mut Vec<Action>) -> bool {
+    /// A slow node that has nobody before it in the tree asks the first of those who can be asked, which mostly has the piece
+    /// already, before it goes to the origin. Tells whether it did.
+    fn ask_first(&mut self, at: usize, actions: &mut Vec<Action>) -> bool {
         let Some(flight) = self.flights[at].as_ref() else {
             return false;
         };
-        let tree = flight.tree;
-        if flight.asks.len() >= MOST_ASKS || !self.view.knows(tree) {
+        let leaf = self.leaf.announced || self.view.member(self.me).is_some_and(|me| me.leaf);
+        if !leaf
+            || !flight.tried.is_empty()
+            || flight.at_origin != AtOrigin::No
+            || !self.view.knows(flight.tree)
+        {
             return false;
         }
-        let next = self.view.order(self.me, tree).and_then(|order| {
-            let rank = order.rank(tree.distance(self.me));
-            (rank..rank + 2)
+        let order = self.view.order(self.me, flight.tree);
+        let first = order.and_then(|order| {
+            (0..2)
                 .filter_map(|rank| order.at(rank))
-                .find(|next| *next != self.me)
+                .find(|first| *first != self.me)
         });
-        match next.filter(|next| !flight.tried.contains(next) && self.is_good(*next)) {
-            Some(next) => {
-                self.ask(at, next, true, actions);
+        match first.filter(|first| self.standing(*first) == Standing::Good) {
+            Some(first) => {
+                self.ask(at, first, true, actions);
                 true
             }
             None => false,
@@ -126,7 +133,7 @@ impl Swarm {
         self.last_request += 1;
         let request = RequestId(self.last_request << FLIGHT_BITS | at as u64);
         let hint = self.hint(&piece, tree);
-        let (next_look, ack_timeout) = (self.next_look(at), self.ack_timeout());
+        let (patience, ack_timeout) = (self.patience(at), self.ack_timeout());
         let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
@@ -142,14 +149,12 @@ impl Swarm {
             peer,
             sent: self.now,
             overtaken: 0,
-            by_itself: 0,
             answer_by: self.now.after(ack_timeout),
             accepted: false,
             blamed: false,
             silent: false,
-            held_only,
         });
-        flight.hedge_at = next_look;
+        flight.hedge_at = self.now.after(patience);
         flight.retry_at = if flight.origin_failed {
             flight.retry_at
         } else {

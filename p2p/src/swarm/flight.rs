@@ -14,8 +14,6 @@ pub(crate) struct Ask {
     pub(crate) sent: Time,
     /// How many pieces have come that were asked for later.
     pub(crate) overtaken: u32,
-    /// And how many of those the same peer has given.
-    pub(crate) by_itself: u32,
     /// When it is too late to take the request, if the peer is not heard of before.
     pub(crate) answer_by: Time,
     pub(crate) accepted: bool,
@@ -23,8 +21,6 @@ pub(crate) struct Ask {
     pub(crate) blamed: bool,
     /// It did not take the request in time; an answer is welcome, but others are asked meanwhile.
     pub(crate) silent: bool,
-    /// It was asked only whether it holds the piece.
-    pub(crate) held_only: bool,
 }
 
 /// How a piece was asked for: how long one takes to come says little about how long another does.
@@ -62,8 +58,6 @@ pub(crate) struct Flight {
     pub(crate) tried: Vec<PeerId>,
     pub(crate) redirects: u8,
     pub(crate) at_origin: AtOrigin,
-    /// When it was asked there.
-    pub(crate) asked_origin: Time,
     /// Somebody who was asked may not go to the origin: this node may at once.
     pub(crate) origin_at_once: bool,
     /// The origin failed: those who are not earlier are asked, too, whether they hold the piece.
@@ -103,7 +97,6 @@ impl Flight {
             tried: Vec::new(),
             redirects: 0,
             at_origin: AtOrigin::No,
-            asked_origin: now,
             origin_at_once: false,
             origin_failed: false,
             last_error: FetchError::Unavailable,

@@ -92,8 +92,6 @@ pub struct Swarm {
     breakers: Breakers,
     /// Fetches from origins that were begun, and those that wait for a place.
     at_origins: u32,
-    /// How many there may be when one of them begins that nobody waits for.
-    origin_places: u32,
     origin_queue: VecDeque<usize>,
     timer: Timer,
     /// How long a piece takes to come, by the way it was asked for, and a peer to take a request.
@@ -140,7 +138,6 @@ impl Swarm {
             uploads: Uploads::default(),
             breakers: Breakers::default(),
             at_origins: 0,
-            origin_places: 1,
             origin_queue: VecDeque::new(),
             timer: Timer::default(),
             arrival: [Estimate::default(); 3],
@@ -263,11 +260,12 @@ impl Swarm {
             return;
         }
         self.leaf.checked = self.now;
-        let own = self.rate.to_most();
-        let median = self.peers.median_rate(self.zone(self.me));
-        let slow = own
-            .zip(median)
-            .is_some_and(|(own, median)| f64::from(own) < f64::from(median) * self.config.leaf_below);
+        let (own, median) = (
+            self.rate.kib_per_second(),
+            self.peers.median_rate(self.zone(self.me)),
+        );
+        let slow = own > 0
+            && median.is_some_and(|median| f64::from(own) < f64::from(median) * self.config.leaf_below);
         let since = *self.leaf.slow_since.get_or_insert(self.now);
         if !slow {
             self.leaf.slow_since = None;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::explain::Standing;
-use super::flight::{Ask, AtOrigin, Flight};
+use super::flight::{AtOrigin, Flight};
 use super::patience::LOST;
 use super::{Action, OriginId, Swarm, TreeId};
 use crate::error::FetchError;
@@ -16,8 +16,6 @@ const BUDGETED_RANKS: usize = 2;
 const LOOK_AT: usize = 64;
 /// Tries of an origin whose bytes are wrong.
 const CORRUPT_TRIES: u32 = 2;
-/// A fetch from an origin that takes less makes room for one more at a time, one that takes twice as long for fewer.
-const ORIGIN_PACE: Duration = Duration::from_millis(250);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
 impl Swarm {
@@ -55,21 +53,20 @@ impl Swarm {
             return false;
         };
         let busy = !flight.idle();
-        let late = |ask: &Ask| ask.silent || self.peers.is_late(ask.peer, self.now);
-        let slow = || flight.asks.iter().all(late) && self.is_held_up(flight, pause);
-        let near = self.near_origin(tree) && !(busy && flight.class == Class::Prefetch && !slow());
+        let near = self.near_origin(tree)
+            && !(busy && flight.class == Class::Prefetch && !self.is_held_up(flight, pause));
         let no_progress = !busy
             || !self.arrivals.flows(self.now, self.config.origin_patience)
             || self.now.since(flight.started) > patience.saturating_mul(LOST);
         if !(near || flight.origin_at_once || self.now >= flight.patient_until && no_progress) {
             return false;
         }
-        if self.at_origins >= self.origin_places_for(flight.class) {
+        if self.at_origins >= self.config.origin_limit {
             self.origin_queue.push_back(at);
             self.set_origin(at, AtOrigin::Queued);
             return true;
         }
-        self.ask_next(at, actions) || self.go_to_origin(at, origin, actions)
+        self.go_to_origin(at, origin, actions)
     }
 
     fn go_to_origin(&mut self, at: usize, origin: OriginId, actions: &mut Vec<Action>) -> bool {
@@ -85,7 +82,6 @@ impl Swarm {
             return false;
         }
         flight.at_origin = AtOrigin::Asked;
-        flight.asked_origin = self.now;
         let (piece, class) = (flight.piece, flight.class);
         self.at_origins += 1;
         self.counts.asked_origin += 1;
@@ -102,29 +98,6 @@ impl Swarm {
     /// A fetch from an origin is over: the next one may begin, blocking ones first.
     pub(super) fn leave_origin(&mut self, actions: &mut Vec<Action>) {
         self.at_origins = self.at_origins.saturating_sub(1);
-        self.pump_origins(actions);
-    }
-
-    /// A fetch took so long: more at a time, or fewer. Of a narrow registry each would take all the longer, and nobody would have
-    /// anything to give on before all have come.
-    fn adapt_origin_places(&mut self, took: Duration) {
-        if took < ORIGIN_PACE {
-            self.origin_places = (self.origin_places + 1).min(self.config.origin_limit);
-        } else if took > ORIGIN_PACE * 2 {
-            self.origin_places = (self.origin_places / 2).max(1);
-        }
-    }
-
-    /// How many fetches from origins may be under way when one of this class begins.
-    fn origin_places_for(&self, class: Class) -> u32 {
-        match class {
-            Class::Blocking => self.config.origin_limit,
-            Class::Prefetch => self.origin_places.min(self.config.origin_limit),
-        }
-    }
-
-    /// Begins the fetches from origins for which there are places.
-    pub(super) fn pump_origins(&mut self, actions: &mut Vec<Action>) {
         while self.at_origins < self.config.origin_limit {
             let queued = |swarm: &Self, at: usize| {
                 let flight = swarm.flights[at].as_ref()?;
@@ -132,18 +105,13 @@ impl Swarm {
             };
             let blocking =
                 (self.origin_queue.iter()).position(|at| queued(self, *at) == Some(Class::Blocking));
-            if blocking.is_none() && self.at_origins >= self.origin_places_for(Class::Prefetch) {
-                return;
-            }
             let Some(at) = self.origin_queue.remove(blocking.unwrap_or(0)) else {
                 return;
             };
             let origin = self.flights[at].as_ref().and_then(|flight| flight.origin);
-            let (Some(_), Some(origin)) = (queued(self, at), origin) else {
-                continue;
-            };
-            self.set_origin(at, AtOrigin::No);
-            if !self.ask_next(at, actions) && !self.go_to_origin(at, origin, actions) {
+            if let (Some(_), Some(origin)) = (queued(self, at), origin)
+                && !self.go_to_origin(at, origin, actions)
+            {
                 self.advance(at, actions);
             }
         }
@@ -154,10 +122,6 @@ impl Swarm {
             return;
         };
         self.set_origin(at, AtOrigin::No);
-        let took = self.flights[at]
-            .as_ref()
-            .map_or(Duration::ZERO, |flight| self.now.since(flight.asked_origin));
-        self.adapt_origin_places(took);
         self.counts.received_origin += 1;
         if let Some(origin) = self.flights[at].as_ref().and_then(|flight| flight.origin) {
             self.breakers.succeeded(origin);

@@ -18,8 +18,6 @@ const FOR_READERS: f64 = 14.0;
 pub(super) const LOST: u32 = 4;
 /// Before anything has arrived nobody knows how long it takes.
 const FIRST_PATIENCE: Duration = Duration::from_millis(200);
-/// A reader's link is idle when nothing comes for as long as so many pieces take.
-const MOST_BEFORE_READER: u64 = 8;
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time a peer has to take a request, however slow they all were.
 /// Behind a slow link of its own a node hears of everybody late; whom it passes over for that, it spares, and goes to the
@@ -49,29 +47,16 @@ impl Swarm {
         known.unwrap_or(first).min(LONGEST_PATIENCE).max(least)
     }
 
-    /// If nothing comes for so long, this node's link is idle. What a reader waits for goes before all else and needs no more than a
-    /// few pieces do.
+    /// If nothing comes for so long, this node's link is idle.
     pub(super) fn idle_pause(&mut self, at: usize) -> Duration {
-        let Some((piece, class)) = self.flights[at].as_ref().map(|f| (f.piece, f.class)) else {
-            return LONGEST_PATIENCE;
-        };
-        let (pause, least) = match class {
-            Class::Blocking => {
-                let few = u64::from(piece.len) * MOST_BEFORE_READER;
-                (self.usual_time(few), self.config.hedge_blocking)
-            }
-            Class::Prefetch => (self.twice_what_is_under_way(&piece), self.config.hedge_prefetch),
-        };
-        if pause.is_zero() {
+        let piece = self.flights[at].as_ref().map(|flight| flight.piece);
+        let windows = piece
+            .map(|piece| self.twice_what_is_under_way(&piece))
+            .unwrap_or_default();
+        if windows.is_zero() {
             return LONGEST_PATIENCE; // nobody knows yet
         }
-        pause.max(least)
-    }
-
-    /// When to look whether a second source should be asked.
-    pub(super) fn next_look(&mut self, at: usize) -> Time {
-        let (patience, pause) = (self.patience(at), self.idle_pause(at));
-        self.now.after(patience.min(pause))
+        windows.max(self.config.hedge_prefetch)
     }
 
     /// How long a peer has to take a request.
@@ -87,7 +72,8 @@ impl Swarm {
         flight.class = Class::Blocking;
         flight.manner = Manner::Promoted;
         flight.started = self.now;
-        let hedge_at = self.next_look(at);
+        let patience = self.patience(at);
+        let hedge_at = self.now.after(patience);
         let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
@@ -99,9 +85,6 @@ impl Swarm {
         if flight.at_origin == AtOrigin::Asked {
             let piece = flight.piece;
             actions.push(Action::PromoteOrigin { piece });
-        }
-        if flight.at_origin == AtOrigin::Queued {
-            self.pump_origins(actions);
         }
         self.schedule(at);
     }
@@ -115,7 +98,8 @@ impl Swarm {
         if now >= flight.deadline {
             let (soon, given_up) = (now.after(self.config.origin_patience), flight.given_up);
             let behind = !flight.idle() && now < given_up;
-            if behind && self.arrivals.flows(self.now, self.config.origin_patience) {
+            let flight = self.flights[at].as_ref();
+            if behind && flight.is_some_and(|flight| !self.is_held_up(flight, self.config.origin_patience)) {
                 if let Some(flight) = self.flights[at].as_mut() {
                     flight.deadline = soon;
                 }
@@ -165,36 +149,25 @@ impl Swarm {
     /// Asks a second source because the first is slow, if that is not for this node's own link and the budget allows it.
     pub(super) fn hedge(&mut self, at: usize, actions: &mut Vec<Action>) {
         let (patience, pause) = (self.patience(at), self.idle_pause(at));
-        let next_look = self.next_look(at);
+        let Some(flight) = self.flights[at].as_mut() else {
+            return;
+        };
+        // More is known by now of how long it takes than when it was asked for.
+        let enough = flight.waits_since().after(patience);
+        let soon = self.now < enough;
+        flight.hedge_at = if soon { enough } else { self.now.after(patience) };
         let Some(flight) = self.flights[at].as_ref() else {
             return;
         };
-        let (since, overtaken) = (flight.waits_since(), self.is_overtaken(flight));
-        // The last pieces of a blob have none that could overtake them; the link is free for a second answer.
-        let idle = self.arrivals.any() && !self.arrivals.flows(self.now, pause);
-        // More is known by now of how long it takes than when it was asked for; and what is overtaken, or holds an idle link up,
-        // need not wait for the clock.
-        let enough = match (overtaken, idle) {
-            (true, _) => self.config.hedge_prefetch.min(patience),
-            (false, true) => pause.min(patience),
-            (false, false) => patience,
-        };
-        let soon = self.now < since.after(enough);
-        let hedge_at = if soon {
-            next_look.min(since.after(patience))
-        } else {
-            self.now.after(patience)
-        };
-        if let Some(flight) = self.flights[at].as_mut() {
-            flight.hedge_at = hedge_at;
-        }
-        let Some(flight) = self.flights[at].as_ref().filter(|_| !soon) else {
+        if soon {
             return;
-        };
-        let lost = self.is_lost(flight, patience);
+        }
+        let (overtaken, lost) = (self.is_overtaken(flight), self.is_lost(flight, patience));
         let prefetch = flight.class == Class::Prefetch;
         let held_up = self.is_held_up(flight, patience);
-        if overtaken {
+        // The last pieces of a blob have none that could overtake them; the link is free for a second answer.
+        let idle = self.arrivals.any() && !self.arrivals.flows(self.now, pause);
+        if overtaken || idle {
             self.blame(at);
         }
         let free = held_up && (lost || idle || prefetch && overtaken);

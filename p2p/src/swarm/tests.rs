@@ -85,38 +85,6 @@ fn a_node_alone_asks_the_origin() {
 }
 
 #[test]
-fn the_first_of_a_tree_asks_the_next_whether_it_holds_a_piece() {
-    let view = cluster(10);
-    let (piece, class, origin) = (piece(1), Class::Prefetch, ORIGIN);
-    let tree = view.tree_of(&piece);
-    let mut order: Vec<PeerId> = (0..10).map(id).collect();
-    order.sort_by_key(|peer| tree.distance(*peer));
-    let mut swarm = Swarm::new(Config::default(), order[0], 1);
-    let mut actions = Vec::new();
-    swarm.handle(Time(0), Event::MembersChanged(view), &mut actions);
-    swarm.handle(Time(1), Event::Wanted { piece, class, origin }, &mut actions);
-    let asked = actions.iter().find_map(|action| match action {
-        Action::Ask {
-            peer,
-            request,
-            held_only,
-            ..
-        } => Some((*peer, *request, *held_only)),
-        _ => None,
-    });
-    let Some((peer, request, true)) = asked else {
-        panic!("{actions:?}")
-    };
-    assert_eq!(peer, order[1]);
-    let to_origin = Action::AskOrigin { piece, origin, class };
-    assert!(!actions.contains(&to_origin), "{actions:?}");
-    actions.clear();
-    let reason = Refusal::Unavailable;
-    swarm.handle(Time(2), Event::Refused { request, reason }, &mut actions);
-    assert!(actions.contains(&to_origin), "{actions:?}");
-}
-
-#[test]
 fn a_slow_node_becomes_a_leaf() {
     let view = cluster(10);
     let tree = view.tree_of(&piece(1));
