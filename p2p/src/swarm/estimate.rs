@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::PeerId;
 use super::time::{Time, nanos};
 
 /// Mean and deviation of a time, as TCP keeps them (RFC 6298).
@@ -31,20 +32,24 @@ impl Estimate {
 }
 
 /// How fast this node uploads when it has something to upload.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Rate {
     /// Nanoseconds that a mebibyte takes.
     per_mebibyte: u64,
+    /// The same of each of those it uploaded to lately, the latest last.
+    to: Vec<(PeerId, u64)>,
     last: Time,
 }
 
+/// So many of those it uploaded to are told apart.
+const RECEIVERS: usize = 16;
 /// Shorter pieces say more about latency than about rate.
 const SMALLEST_SAMPLE: u64 = 16 << 10;
 
 impl Rate {
     /// Takes in an upload of `len` bytes that ended at `now` and took `took`. Only the time since the last one ended
     /// counts: two that share the link each take twice as long.
-    pub(crate) fn add(&mut self, now: Time, len: u64, took: Duration) {
+    pub(crate) fn add(&mut self, now: Time, to: PeerId, len: u64, took: Duration) {
         let alone = nanos(took.min(now.since(self.last))).max(1);
         self.last = now;
         if len < SMALLEST_SAMPLE {
@@ -52,10 +57,29 @@ impl Rate {
         }
         let sample = (u128::from(alone) << 20) / u128::from(len);
         let sample = u64::try_from(sample).unwrap_or(u64::MAX >> 8);
-        self.per_mebibyte = match self.per_mebibyte {
-            0 => sample,
-            mean => mean - mean / 8 + sample / 8,
+        let mixed = |mean: u64| {
+            if mean == 0 {
+                sample
+            } else {
+                mean - mean / 8 + sample / 8
+            }
         };
+        self.per_mebibyte = mixed(self.per_mebibyte);
+        let known = self.to.iter().position(|(peer, _)| *peer == to);
+        let mean = known.map_or(0, |at| self.to.remove(at).1);
+        if self.to.len() >= RECEIVERS {
+            self.to.remove(0);
+        }
+        self.to.push((to, mixed(mean)));
+    }
+
+    /// KiB a second to the median of them, of two to the faster: a slow node is slow to all, and a receiver that is slow to take
+    /// things makes no slow sender. `None` before there are two.
+    pub(crate) fn to_most(&self) -> Option<u32> {
+        let mut means: Vec<u64> = self.to.iter().map(|(_, mean)| *mean).collect();
+        means.sort_unstable();
+        let median = means.get(means.len().saturating_sub(1) / 2)?;
+        (means.len() > 1).then(|| kib_per_second(*median))
     }
 
     /// How long `len` bytes take; zero before the first sample.
@@ -66,11 +90,39 @@ impl Rate {
 
     /// KiB a second; 0 before the first sample.
     pub(crate) fn kib_per_second(&self) -> u32 {
-        match self.per_mebibyte {
-            0 => 0,
-            nanos => u32::try_from(1_024_000_000_000 / nanos)
-                .unwrap_or(u32::MAX)
-                .max(1),
+        kib_per_second(self.per_mebibyte)
+    }
+}
+
+fn kib_per_second(per_mebibyte: u64) -> u32 {
+    let rate = 1_024_000_000_000_u64.checked_div(per_mebibyte);
+    rate.map_or(0, |rate| u32::try_from(rate).unwrap_or(u32::MAX).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Uploads of a mebibyte one after the other: to whom, and what each takes, in milliseconds.
+    fn to_most(uploads: &[(u64, u64)]) -> Option<u32> {
+        let (mut rate, mut now) = (Rate::default(), Time(0));
+        for (to, took) in uploads {
+            let took = Duration::from_millis(*took);
+            now = now.after(took);
+            rate.add(now, PeerId(*to), 1 << 20, took);
         }
+        rate.to_most()
+    }
+
+    #[test]
+    fn a_slow_receiver_makes_no_slow_sender() {
+        assert_eq!(
+            to_most(&[(9, 2000), (9, 2000)]),
+            None,
+            "the receiver may be slow, or this node"
+        );
+        let slow_receiver = [(1, 100), (2, 100), (9, 2000), (9, 2000), (9, 2000)];
+        assert_eq!(to_most(&slow_receiver), Some(10_240));
+        assert_eq!(to_most(&[(1, 1000), (2, 1000), (9, 2000)]), Some(1024));
     }
 }

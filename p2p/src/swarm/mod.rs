@@ -260,12 +260,11 @@ impl Swarm {
             return;
         }
         self.leaf.checked = self.now;
-        let (own, median) = (
-            self.rate.kib_per_second(),
-            self.peers.median_rate(self.zone(self.me)),
-        );
-        let slow = own > 0
-            && median.is_some_and(|median| f64::from(own) < f64::from(median) * self.config.leaf_below);
+        let own = self.rate.to_most();
+        let median = self.peers.median_rate(self.zone(self.me));
+        let slow = own
+            .zip(median)
+            .is_some_and(|(own, median)| f64::from(own) < f64::from(median) * self.config.leaf_below);
         let since = *self.leaf.slow_since.get_or_insert(self.now);
         if !slow {
             self.leaf.slow_since = None;

@@ -65,7 +65,7 @@ impl Swarm {
             Event::Uploaded { to, request, took } => {
                 if let Some(done) = self.uploads.remove((to, request)) {
                     self.counts.uploaded += 1;
-                    self.rate.add(self.now, u64::from(done.piece.len), took);
+                    self.rate.add(self.now, to, u64::from(done.piece.len), took);
                 }
             }
             Event::UploadFailed { to, request, gone } => {
