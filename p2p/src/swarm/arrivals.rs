@@ -79,6 +79,15 @@ impl Swarm {
         self.is_overtaken(flight) || !self.arrivals.flows(self.now, patience)
     }
 
+    /// Whether all who owe a piece are slow.
+    pub(super) fn owed_by_slow(&self, at: usize) -> bool {
+        let flight = self.flights[at].as_ref();
+        flight.is_some_and(|flight| {
+            let mut asked = flight.asks.iter().filter(|ask| !ask.silent);
+            !flight.asks.is_empty() && asked.all(|ask| self.peers.is_late(ask.peer, self.now))
+        })
+    }
+
     /// Counts against those who owe a piece that is held up, once for each. Whom more speaks against than for is slow: for a
     /// while others are asked before it, if there are any.
     pub(super) fn blame(&mut self, at: usize) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::demand;
 use super::explain::Standing;
 use super::flight::{Ask, AtOrigin, NEVER};
-use super::patience::MOST_HEDGES;
+use super::patience::{LOOK, MOST_HEDGES};
 use super::{Action, Hint, PeerId, RequestId, Swarm, TreeId};
 use crate::piece::PieceId;
 
@@ -155,6 +155,7 @@ impl Swarm {
             silent: false,
         });
         flight.hedge_at = self.now.after(patience);
+        flight.look_at = self.now.after(LOOK);
         flight.retry_at = if flight.origin_failed {
             flight.retry_at
         } else {

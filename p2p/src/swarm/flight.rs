@@ -71,6 +71,8 @@ pub(crate) struct Flight {
     /// When it ends even if all that is wrong is this node's link.
     pub(crate) given_up: Time,
     pub(crate) hedge_at: Time,
+    /// When it is looked at for whether it was overtaken.
+    pub(crate) look_at: Time,
     pub(crate) retry_at: Time,
     /// Fetches in a row that all sources refused.
     pub(crate) rounds: u32,
@@ -105,6 +107,7 @@ impl Flight {
             deadline: NEVER,
             given_up: NEVER,
             hedge_at: NEVER,
+            look_at: NEVER,
             retry_at: NEVER,
             rounds: 0,
             due: NEVER,
@@ -118,7 +121,7 @@ impl Flight {
         let hedge = if self.asks.is_empty() {
             NEVER
         } else {
-            self.hedge_at
+            self.hedge_at.min(self.look_at)
         };
         acks.unwrap_or(NEVER)
             .min(hedge)

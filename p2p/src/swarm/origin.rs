@@ -14,6 +14,8 @@ use crate::piece::{Class, PieceId};
 const BUDGETED_RANKS: usize = 2;
 /// Earlier members that are looked at to find out.
 const LOOK_AT: usize = 64;
+/// Of the fetches from origins that may be under way at once, one in so many may be of what nobody waits for.
+const PREFETCH_SHARE: u32 = 4;
 /// Tries of an origin whose bytes are wrong.
 const CORRUPT_TRIES: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -52,16 +54,16 @@ impl Swarm {
         let Some(flight) = self.flights[at].as_ref() else {
             return false;
         };
-        let busy = !flight.idle();
-        let near = self.near_origin(tree)
-            && !(busy && flight.class == Class::Prefetch && !self.is_held_up(flight, pause));
+        let (busy, class) = (!flight.idle(), flight.class);
+        let near =
+            self.near_origin(tree) && !(busy && class == Class::Prefetch && !self.is_held_up(flight, pause));
         let no_progress = !busy
             || !self.arrivals.flows(self.now, self.config.origin_patience)
             || self.now.since(flight.started) > patience.saturating_mul(LOST);
         if !(near || flight.origin_at_once || self.now >= flight.patient_until && no_progress) {
             return false;
         }
-        if self.at_origins >= self.config.origin_limit {
+        if !self.origin_has_room(class) {
             self.origin_queue.push_back(at);
             self.set_origin(at, AtOrigin::Queued);
             return true;
@@ -95,16 +97,35 @@ impl Swarm {
         }
     }
 
-    /// A fetch from an origin is over: the next one may begin, blocking ones first.
+    /// Whether one more fetch from an origin may begin. Of what nobody waits for yet few at a time: those that share a narrow link all
+    /// come late, and until the first of them is here nobody has anything to give on.
+    fn origin_has_room(&self, class: Class) -> bool {
+        let most = match class {
+            Class::Blocking => self.config.origin_limit,
+            Class::Prefetch => (self.config.origin_limit / PREFETCH_SHARE).max(1),
+        };
+        self.at_origins < most
+    }
+
+    /// A fetch from an origin is over: the next one may begin.
     pub(super) fn leave_origin(&mut self, actions: &mut Vec<Action>) {
         self.at_origins = self.at_origins.saturating_sub(1);
-        while self.at_origins < self.config.origin_limit {
-            let queued = |swarm: &Self, at: usize| {
-                let flight = swarm.flights[at].as_ref()?;
-                (flight.at_origin == AtOrigin::Queued).then_some(flight.class)
-            };
+        self.start_queued(actions);
+    }
+
+    /// Begins what has waited for a free place among the fetches from origins, blocking ones first.
+    pub(super) fn start_queued(&mut self, actions: &mut Vec<Action>) {
+        let queued = |swarm: &Self, at: usize| {
+            let flight = swarm.flights[at].as_ref()?;
+            (flight.at_origin == AtOrigin::Queued).then_some(flight.class)
+        };
+        loop {
             let blocking =
                 (self.origin_queue.iter()).position(|at| queued(self, *at) == Some(Class::Blocking));
+            let class = blocking.map_or(Class::Prefetch, |_| Class::Blocking);
+            if !self.origin_has_room(class) {
+                return;
+            }
             let Some(at) = self.origin_queue.remove(blocking.unwrap_or(0)) else {
                 return;
             };

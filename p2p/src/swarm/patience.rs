@@ -19,6 +19,8 @@ pub(super) const LOST: u32 = 4;
 /// Before anything has arrived nobody knows how long it takes.
 const FIRST_PATIENCE: Duration = Duration::from_millis(200);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
+/// A piece is looked at so often, however long it may take: it may have been overtaken.
+pub(super) const LOOK: Duration = Duration::from_millis(500);
 /// Longest time a peer has to take a request, however slow they all were.
 /// Behind a slow link of its own a node hears of everybody late; whom it passes over for that, it spares, and goes to the
 /// registry instead.
@@ -87,6 +89,7 @@ impl Swarm {
             actions.push(Action::PromoteOrigin { piece });
         }
         self.schedule(at);
+        self.start_queued(actions);
     }
 
     /// The timer came to this flight: passes over who did not answer, hedges, tries again, gives up.
@@ -128,6 +131,10 @@ impl Swarm {
             }
         }
         let (hedge, retry) = (now >= flight.hedge_at, now >= flight.retry_at);
+        let look = now >= flight.look_at;
+        if look {
+            flight.look_at = now.after(LOOK);
+        }
         for peer in silent {
             self.pass_over(peer, actions);
         }
@@ -143,6 +150,24 @@ impl Swarm {
             self.advance(at, actions);
         } else if hedge {
             self.hedge(at, actions);
+        } else if look {
+            self.look_early(at, actions);
+        }
+    }
+
+    /// Long before a piece is late by the clock it may have been overtaken. That speaks against who owes it; and if a process waits
+    /// for it and they are slow to others, too, another one is asked.
+    fn look_early(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let Some(flight) = self.flights[at].as_ref() else {
+            return;
+        };
+        if !self.is_overtaken(flight) {
+            return;
+        }
+        let blocking = flight.class == Class::Blocking;
+        self.blame(at);
+        if blocking && self.owed_by_slow(at) {
+            self.ask_another(at, actions);
         }
     }
 
@@ -175,6 +200,11 @@ impl Swarm {
         if prefetch && !held_up || !free && self.hedges_left - kept < 1.0 {
             return;
         }
+        self.ask_another(at, actions);
+    }
+
+    /// Asks a second source.
+    fn ask_another(&mut self, at: usize, actions: &mut Vec<Action>) {
         let before = (self.counts.asked, self.counts.asked_origin);
         self.advance(at, actions);
         if before != (self.counts.asked, self.counts.asked_origin) {

@@ -85,6 +85,41 @@ fn a_node_alone_asks_the_origin() {
 }
 
 #[test]
+fn what_nobody_waits_for_has_a_quarter_of_the_places_at_the_origin() {
+    let config = Config {
+        origin_limit: 8,
+        ..Config::default()
+    };
+    let mut swarm = Swarm::new(config, id(1), 1);
+    let mut actions = Vec::new();
+    let want = |n, class| Event::Wanted {
+        piece: piece(n),
+        class,
+        origin: ORIGIN,
+    };
+    let asked = |actions: &mut Vec<Action>| -> Vec<PieceId> {
+        let asked = actions.drain(..).filter_map(|action| match action {
+            Action::AskOrigin { piece, .. } => Some(piece),
+            _ => None,
+        });
+        asked.collect()
+    };
+    for n in 0..5 {
+        swarm.handle(Time(n), want(n, Class::Prefetch), &mut actions);
+    }
+    assert_eq!(asked(&mut actions), [piece(0), piece(1)]);
+    swarm.handle(Time(10), want(9, Class::Blocking), &mut actions);
+    assert_eq!(asked(&mut actions), [piece(9)], "a process waits");
+    swarm.handle(Time(11), want(4, Class::Blocking), &mut actions);
+    assert_eq!(asked(&mut actions), [piece(4)], "a process has come to wait");
+    for n in [9, 4, 0] {
+        assert_eq!(asked(&mut actions), [], "others are still under way");
+        swarm.handle(Time(12), Event::OriginReceived { piece: piece(n) }, &mut actions);
+    }
+    assert_eq!(asked(&mut actions), [piece(2)]);
+}
+
+#[test]
 fn a_slow_node_becomes_a_leaf() {
     let view = cluster(10);
     let tree = view.tree_of(&piece(1));
