@@ -113,6 +113,19 @@ def unmount_below(folder: Path) -> None:
         subprocess.run(["umount", "-l", point], stderr=subprocess.DEVNULL)
 
 
+def unmount_copies(folder: Path) -> None:
+    """Unmounts what else shows the file system that is mounted there: containerd leaves id-mapped copies behind at times, and as long
+    as there is one, the disk is not given back."""
+    if not os.path.ismount(folder):
+        return
+    device = folder.stat().st_dev
+    with open("/proc/self/mountinfo") as table:
+        mounts = [line.split()[2:5] for line in table]
+    for number, _, point in mounts:
+        if number == f"{os.major(device)}:{os.minor(device)}" and point != str(folder):
+            subprocess.run(["umount", "-l", point], stderr=subprocess.DEVNULL)
+
+
 def root_mount(process: Path) -> bytes:
     """The line of a process's mount table that speaks of its root; the others may be copies of ours."""
     lines = (process / "mountinfo").read_bytes().splitlines()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .nodes import Containerd, Daemon, daemon_config
 from .paths import RUNS
-from .process import kill_using, run, unmount_below
+from .process import kill_using, run, unmount_below, unmount_copies
 from .registry import Registry
 from .rootless import UserNamespace, confine
 
@@ -32,6 +32,7 @@ def remove_disk(folder: Path) -> None:
     """Ends what uses a folder made by `make_disk`, and removes it with all in it."""
     kill_using(folder)
     unmount_below(folder)
+    unmount_copies(folder)
     run("umount", "-l", folder, check=False)
     run("rm", "-rf", "--one-file-system", folder)
     folder.with_suffix(".img").unlink(missing_ok=True)
