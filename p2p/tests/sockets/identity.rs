@@ -78,9 +78,9 @@ async fn tries(
 
 /// Issues the holder's certificate now that its address is known.
 fn asker_files(world: &World, address: &str, source: Source) -> Source {
-    let by = authority(&world.dir.path().join("ca.pem"));
-    issue(world.dir.path(), "holder", &by, address, GOOD);
-    issue(world.dir.path(), "good", &by, "127.0.0.9", GOOD);
+    let by = authority(&world.dir.join("ca.pem"));
+    issue(&world.dir, "holder", &by, address, GOOD);
+    issue(&world.dir, "good", &by, "127.0.0.9", GOOD);
     AUTHORITY.with(|slot| *slot.borrow_mut() = Some(by));
     source
 }
@@ -100,7 +100,7 @@ async fn gets_nothing(nodes: &[Node], image: &Arc<Image>) {
 #[tokio::test]
 async fn a_certificate_of_the_same_authority_is_enough() {
     let world = World::new();
-    let dir = world.dir.path().to_owned();
+    let dir = world.dir.clone();
     let (nodes, image) = tries(&world, files(&dir, "ca.pem", "holder"), |_, second| {
         AUTHORITY.with(|by| issue(&dir, "asker", by.borrow().as_ref().unwrap(), second, GOOD));
         files(&dir, "ca.pem", "asker")
@@ -113,7 +113,7 @@ async fn a_certificate_of_the_same_authority_is_enough() {
 #[tokio::test]
 async fn a_certificate_of_another_authority_gets_nothing() {
     let world = World::new();
-    let dir = world.dir.path().to_owned();
+    let dir = world.dir.clone();
     let (nodes, image) = tries(&world, files(&dir, "ca.pem", "holder"), |_, second| {
         let other = authority(&dir.join("other.pem"));
         issue(&dir, "asker", &other, second, GOOD);
@@ -132,7 +132,7 @@ async fn a_certificate_of_another_authority_gets_nothing() {
 #[tokio::test]
 async fn an_expired_certificate_gets_nothing() {
     let world = World::new();
-    let dir = world.dir.path().to_owned();
+    let dir = world.dir.clone();
     let (nodes, image) = tries(&world, files(&dir, "ca.pem", "holder"), |_, second| {
         AUTHORITY.with(|by| issue(&dir, "asker", by.borrow().as_ref().unwrap(), second, (2020, 2021)));
         files(&dir, "ca.pem", "asker")
@@ -144,7 +144,7 @@ async fn an_expired_certificate_gets_nothing() {
 #[tokio::test]
 async fn a_certificate_for_another_address_gets_nothing() {
     let world = World::new();
-    let dir = world.dir.path().to_owned();
+    let dir = world.dir.clone();
     let (nodes, image) = tries(&world, files(&dir, "ca.pem", "holder"), |_, _| {
         // "good" was issued for another address.
         files(&dir, "ca.pem", "good")
@@ -156,7 +156,7 @@ async fn a_certificate_for_another_address_gets_nothing() {
 #[tokio::test]
 async fn no_certificate_gets_nothing() {
     let world = World::new();
-    let dir = world.dir.path().to_owned();
+    let dir = world.dir.clone();
     let (nodes, image) = tries(&world, files(&dir, "ca.pem", "holder"), |_, _| Source::Plain).await;
     gets_nothing(&nodes, &image).await;
 }
@@ -164,7 +164,7 @@ async fn no_certificate_gets_nothing() {
 #[tokio::test]
 async fn another_secret_gets_nothing() {
     let world = World::new();
-    let other = world.dir.path().join("other");
+    let other = world.dir.join("other");
     std::fs::write(&other, "another secret of enough characters!").unwrap();
     let all = addresses(2);
     let image = Image::new(5, 1000);
@@ -201,7 +201,7 @@ fn a_short_secret_is_none() {
 #[tokio::test]
 async fn replaced_files_are_taken_up_and_standing_connections_go_on() {
     let world = World::new();
-    let dir = world.dir.path().to_owned();
+    let dir = world.dir.clone();
     let by = authority(&dir.join("ca.pem"));
     let all = addresses(3);
     let image = Image::new(30, 1000);

@@ -1,5 +1,6 @@
 //! Nodes, an origin that counts, and contents that prove themselves.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -165,16 +166,30 @@ impl Verifier for Gullible {
     }
 }
 
+thread_local! {
+    /// Folders of this test. They go with its thread, behind the runtime: a store's pieces are written by the runtime's own
+    /// threads, and one that comes while a folder is emptied would keep it.
+    static FOLDERS: RefCell<Vec<tempfile::TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A folder that outlives what the test leaves running.
+fn folder() -> PathBuf {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    FOLDERS.with_borrow_mut(|folders| folders.push(folder));
+    path
+}
+
 /// A file with a secret, and a folder for stores.
 pub(crate) struct World {
-    pub(crate) dir: tempfile::TempDir,
+    pub(crate) dir: PathBuf,
     stores: Mutex<u32>,
 }
 
 impl World {
     pub(crate) fn new() -> World {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
+        let dir = folder();
+        std::fs::write(dir.join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
         World {
             dir,
             stores: Mutex::new(0),
@@ -182,7 +197,7 @@ impl World {
     }
 
     pub(crate) fn secret(&self) -> PathBuf {
-        self.dir.path().join("secret")
+        self.dir.join("secret")
     }
 
     /// Parts of a node with the cluster's secret.
@@ -206,7 +221,7 @@ impl World {
             bytes: 1 << 30,
             age: Duration::from_secs(600),
         };
-        let store = PieceStore::open(&self.dir.path().join(number.to_string()), limits).unwrap();
+        let store = PieceStore::open(&self.dir.join(number.to_string()), limits).unwrap();
         let names = all.iter().map(SocketAddr::to_string).collect();
         Parts {
             address,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::image::{Cut, Layer, layer, lie, mixed, noise};
-use crate::node::{Node, node, quiet, read_at, verify, wait_for};
+use crate::node::{Node, node, quiet, read_at, small_disk, verify, wait_for};
 use crate::source::Mood;
 use lacewing_fusefs::{Clock, Options};
 
@@ -231,13 +231,9 @@ fn an_index_that_lies_about_another_blob_harms_itself_only() {
 
 #[test]
 fn a_full_disk_is_no_outage() {
-    let packs = |root: &std::path::Path| root.join("packs");
     let Some(node) = node(|options| {
         quiet(options);
-        let dir = packs(&options.root);
-        std::fs::create_dir_all(&dir).unwrap();
-        let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("tmpfs", &dir, "tmpfs", flags, Some(c"size=3m")).unwrap();
+        small_disk(options, c"size=3m");
     }) else {
         return;
     };
@@ -249,6 +245,4 @@ fn a_full_disk_is_no_outage() {
     let counters = node.engine().counters();
     assert!(counters.unstored > 0, "{counters:?}");
     assert_eq!(counters.read_errors, 0);
-    let flags = rustix::mount::UnmountFlags::DETACH;
-    rustix::mount::unmount(packs(node.root.path()), flags).unwrap();
 }

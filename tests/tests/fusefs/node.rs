@@ -1,5 +1,6 @@
 //! A node: an engine with its store, its connection and its source.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub(crate) struct Node {
 }
 
 /// Starts a node, or says why this machine cannot.
-pub(crate) fn node(change: impl Fn(&mut Options)) -> Option<Node> {
+pub(crate) fn node(change: impl FnOnce(&mut Options)) -> Option<Node> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: not root");
         return None;
@@ -40,9 +41,9 @@ pub(crate) fn node(change: impl Fn(&mut Options)) -> Option<Node> {
         .unwrap();
     let source = Memory::new();
     let connection = mount_data(&Engine::data_dir(root.path())).unwrap();
-    let mut probe = Options::new(root.path(), Arc::new(source.clone()), runtime.handle().clone());
-    change(&mut probe);
-    let trees = TreeKind::ALL.map(|kind| mount_trees(root.path(), kind, &probe.deny).unwrap());
+    let mut options = Options::new(root.path(), Arc::new(source.clone()), runtime.handle().clone());
+    change(&mut options);
+    let trees = TreeKind::ALL.map(|kind| mount_trees(root.path(), kind, &options.deny).unwrap());
     let mut node = Node {
         engine: None,
         serving: None,
@@ -53,7 +54,7 @@ pub(crate) fn node(change: impl Fn(&mut Options)) -> Option<Node> {
         runtime,
         root,
     };
-    node.start(change);
+    node.open(options);
     if let Some(reason) = node.engine().obstacle() {
         eprintln!("skipped: {reason}");
         return None;
@@ -76,6 +77,14 @@ pub(crate) fn quiet_auto(options: &mut Options) {
     options.background = false;
 }
 
+/// Gives the node's packs a disk of their own, of a size as tmpfs takes it. It goes with the node.
+pub(crate) fn small_disk(options: &Options, size: &CStr) {
+    let packs = options.root.join("packs");
+    std::fs::create_dir_all(&packs).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", &packs, "tmpfs", flags, Some(size)).unwrap();
+}
+
 /// As [`quiet`], with layers shown by the engine's own process.
 pub(crate) fn quiet_fuse(options: &mut Options) {
     quiet(options);
@@ -83,13 +92,18 @@ pub(crate) fn quiet_fuse(options: &mut Options) {
 }
 
 impl Node {
-    pub(crate) fn start(&mut self, change: impl Fn(&mut Options)) {
+    /// Starts the engine again, after [`Node::stop`].
+    pub(crate) fn start(&mut self, change: impl FnOnce(&mut Options)) {
         let mut options = Options::new(
             self.root.path(),
             Arc::new(self.source.clone()),
             self.runtime.handle().clone(),
         );
         change(&mut options);
+        self.open(options);
+    }
+
+    fn open(&mut self, options: Options) {
         let engine = Engine::open(options).unwrap();
         self.serving = Some(engine.serve(self.connection.try_clone().unwrap()).unwrap());
         for (kind, trees) in TreeKind::ALL.into_iter().zip(&self.trees) {
@@ -150,6 +164,8 @@ impl Drop for Node {
         for kind in TreeKind::ALL {
             let _ = rustix::mount::unmount(tree_dir(self.root.path(), kind), flags);
         }
+        // Of a node with a small disk.
+        let _ = rustix::mount::unmount(self.root.path().join("packs"), flags);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::image::{Cut, Layer, layer, noise};
-use crate::node::{Node, node, quiet, quiet_auto, read_at, verify, wait_for};
+use crate::node::{Node, node, quiet, quiet_auto, read_at, small_disk, verify, wait_for};
 
 const MB: u64 = 1 << 20;
 
@@ -149,10 +149,7 @@ fn layers_near_the_quota_are_not_read_as_plain_files() {
 fn a_full_disk_is_left_when_there_is_room_again() {
     let Some(node) = node(|options| {
         quiet(options);
-        let dir = options.root.join("packs");
-        std::fs::create_dir_all(&dir).unwrap();
-        let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("tmpfs", &dir, "tmpfs", flags, Some(c"size=24m")).unwrap();
+        small_disk(options, c"size=24m");
     }) else {
         return;
     };
@@ -174,7 +171,6 @@ fn a_full_disk_is_left_when_there_is_room_again() {
         read_at(&path.join("f0"), 0, 4096).unwrap();
         node.engine().layer_status(id).unwrap().present > 0
     });
-    rustix::mount::unmount(&packs, rustix::mount::UnmountFlags::DETACH).unwrap();
 }
 
 fn ballast_write(mut file: &std::fs::File) -> std::io::Result<()> {

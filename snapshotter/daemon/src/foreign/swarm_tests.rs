@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
@@ -160,9 +162,23 @@ impl Calls for Liar {
     }
 }
 
+thread_local! {
+    /// Folders of this test. They go with its thread, behind the runtime: a store's pieces are written by the runtime's own
+    /// threads, and one that comes while a folder is emptied would keep it.
+    static FOLDERS: RefCell<Vec<tempfile::TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A folder that outlives what the test leaves running.
+fn folder() -> PathBuf {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    FOLDERS.with_borrow_mut(|folders| folders.push(folder));
+    path
+}
+
 /// A cluster, a file of three runs, and the order in which its first run travels.
 struct World {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
     content: Bytes,
     server: Server,
     /// By their place in the tree of the first run.
@@ -172,8 +188,8 @@ struct World {
 
 impl World {
     async fn new() -> World {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
+        let dir = folder();
+        std::fs::write(dir.join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
         let content: Bytes = (0..2 * RUN as usize + 100_000)
             .map(|at| (at * 7 + at / 255) as u8)
             .collect();
@@ -238,8 +254,8 @@ impl World {
         (liar, honest)
     }
 
-    fn store(&self, address: SocketAddr) -> std::path::PathBuf {
-        self.dir.path().join(address.to_string())
+    fn store(&self, address: SocketAddr) -> PathBuf {
+        self.dir.join(address.to_string())
     }
 
     fn honest(&self, address: SocketAddr) -> Arc<Peers> {
@@ -250,7 +266,7 @@ impl World {
             address: None,
             zone: String::new(),
             leaf: false,
-            proof: Proof::Secret(self.dir.path().join("secret")),
+            proof: Proof::Secret(self.dir.join("secret")),
             cache_bytes: 1 << 30,
             cache_age: Duration::from_secs(600),
             upload_rate: None,
@@ -278,7 +294,7 @@ impl World {
             age: Duration::from_secs(600),
         };
         let identity = From::Secret {
-            file: self.dir.path().join("secret"),
+            file: self.dir.join("secret"),
             address: address.ip(),
         };
         let names = self.order.iter().map(SocketAddr::to_string).collect();
