@@ -351,12 +351,7 @@ impl Thread {
         };
         let range = packfs::clamp(volume.pack.len(), read.offset, read.size.min(MAX_READ));
         let len = (range.end - range.start) as usize;
-        // Another thread that is just noting a read of the same pack spares us ours.
-        let ahead = volume
-            .streams
-            .try_lock()
-            .ok()
-            .and_then(|mut streams| streams.on_read(range.start, len as u64));
+        let ahead = server.fetcher.on_read(&volume, &range);
         let outcome = match self.hit(header, &volume.pack, &range) {
             Ok(true) => {
                 add(&tally.read_bytes, len as u64);

@@ -10,9 +10,6 @@ const STREAMS: usize = 4;
 /// Window after the second read in a row: one frame of the default size.
 const FIRST_WINDOW: u64 = 256 << 10;
 
-/// Largest window: two round trips of 40 ms at 100 MB/s.
-const LARGEST_WINDOW: u64 = 8 << 20;
-
 /// How far a read may start before or behind the place where it was expected and still count as
 /// the same stream. Readers of many small files skip some, and the kernel's requests overtake each
 /// other.
@@ -38,8 +35,8 @@ struct Stream {
 }
 
 impl Streams {
-    /// Notes a read and says what to fetch ahead of it, if anything.
-    pub(crate) fn on_read(&mut self, offset: u64, len: u64) -> Option<Range<u64>> {
+    /// Notes a read and says what to fetch ahead of it, if anything: at most `largest` bytes.
+    pub(crate) fn on_read(&mut self, offset: u64, len: u64, largest: u64) -> Option<Range<u64>> {
         self.clock += 1;
         let end = offset.saturating_add(len);
         let clock = self.clock;
@@ -50,7 +47,7 @@ impl Streams {
         };
         if let Some(stream) = self.streams.iter_mut().find(fits) {
             stream.seen = clock;
-            return stream.advance(end);
+            return stream.advance(end, largest);
         }
         if let Some(oldest) = self.streams.iter_mut().min_by_key(|stream| stream.seen) {
             *oldest = Stream {
@@ -65,7 +62,7 @@ impl Streams {
 }
 
 impl Stream {
-    fn advance(&mut self, end: u64) -> Option<Range<u64>> {
+    fn advance(&mut self, end: u64, largest: u64) -> Option<Range<u64>> {
         if end <= self.next {
             return None;
         }
@@ -74,7 +71,7 @@ impl Stream {
         if self.window != 0 && self.ahead.saturating_sub(end) > self.window / 2 {
             return None;
         }
-        self.window = (self.window * 2).clamp(FIRST_WINDOW, LARGEST_WINDOW);
+        self.window = (self.window * 2).clamp(FIRST_WINDOW, largest);
         let start = self.ahead.max(end);
         self.ahead = end.saturating_add(self.window);
         (start < self.ahead).then_some(start..self.ahead)
@@ -87,12 +84,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const LARGEST: u64 = 8 << 20;
+
     #[test]
     fn a_sequential_reader_gets_a_window_that_doubles_up_to_its_bound() {
         let mut streams = Streams::default();
         let mut asked = Vec::new();
         for n in 0..400 {
-            asked.extend(streams.on_read(n * 131_072, 131_072));
+            asked.extend(streams.on_read(n * 131_072, 131_072, LARGEST));
         }
         assert_eq!(asked[0].end - asked[0].start, FIRST_WINDOW);
         assert!(
@@ -100,7 +99,7 @@ mod tests {
             "{asked:?}"
         );
         let last = asked.last().unwrap();
-        assert!(last.end - 400 * 131_072 <= LARGEST_WINDOW + 131_072);
+        assert!(last.end - 400 * 131_072 <= LARGEST + 131_072);
         assert!(asked.len() < 30, "{} requests", asked.len());
     }
 
@@ -113,7 +112,7 @@ mod tests {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             let offset = (at >> 16) % (1 << 36);
-            assert_eq!(streams.on_read(offset & !4095, 4096), None);
+            assert_eq!(streams.on_read(offset & !4095, 4096, LARGEST), None);
         }
     }
 
@@ -124,7 +123,7 @@ mod tests {
         for n in 0..64 {
             for reader in 0..2_u64 {
                 let base = reader << 40;
-                let ahead = streams.on_read(base + n * 65_536, 65_536);
+                let ahead = streams.on_read(base + n * 65_536, 65_536, LARGEST);
                 asked[reader as usize] += ahead.map_or(0, |range| range.end - range.start);
             }
         }
@@ -136,10 +135,10 @@ mod tests {
     fn a_jump_resets_the_window() {
         let mut streams = Streams::default();
         for n in 0..100 {
-            streams.on_read(n * 131_072, 131_072);
+            streams.on_read(n * 131_072, 131_072, LARGEST);
         }
-        assert_eq!(streams.on_read(1 << 40, 4096), None);
-        let ahead = streams.on_read((1 << 40) + 4096, 4096).unwrap();
+        assert_eq!(streams.on_read(1 << 40, 4096, LARGEST), None);
+        let ahead = streams.on_read((1 << 40) + 4096, 4096, LARGEST).unwrap();
         assert_eq!(ahead.end - ahead.start, FIRST_WINDOW);
     }
 
@@ -148,10 +147,10 @@ mod tests {
         fn windows_are_bounded_and_lie_ahead(reads in proptest::collection::vec((0u64..1 << 26, 1u64..1 << 20), 1..200)) {
             let mut streams = Streams::default();
             for (offset, len) in reads {
-                if let Some(ahead) = streams.on_read(offset, len) {
+                if let Some(ahead) = streams.on_read(offset, len, LARGEST) {
                     prop_assert!(ahead.start >= offset + len);
-                    prop_assert!(ahead.end - ahead.start <= LARGEST_WINDOW);
-                    prop_assert!(ahead.end <= offset + len + LARGEST_WINDOW);
+                    prop_assert!(ahead.end - ahead.start <= LARGEST);
+                    prop_assert!(ahead.end <= offset + len + LARGEST);
                 }
             }
         }

@@ -12,8 +12,10 @@ use lacewing_format::Digest;
 pub enum Class {
     /// A process is blocked until the bytes are here.
     Blocking,
-    /// Nobody waits yet: read-ahead or background completion.
-    Prefetch,
+    /// Nobody waits yet, but a sequential reader will be there soon.
+    Ahead,
+    /// Nobody waits. A layer is being completed: what follows in the blob is asked for next.
+    Background,
 }
 
 /// Why a source could not deliver. The four cases call for different actions, so they are never
@@ -51,8 +53,11 @@ pub trait BlobSource: Send + Sync + 'static {
         class: Class,
     ) -> BoxFuture<'static, Result<Bytes, SourceError>>;
 
-    /// A process waits by now for a read of these bytes that began as [`Class::Prefetch`] and goes on.
+    /// A process waits by now for a read of these bytes that began as another class and goes on.
     fn hurry(&self, _blob: Digest, _range: Range<u64>) {}
+
+    /// These bytes will be read soon. A source to which a request takes long may begin to fetch them, and keeps them until then.
+    fn expect(&self, _blob: Digest, _range: Range<u64>) {}
 
     /// Whether a read asks others when the first who was asked is slow. It then has all the time that a reader has: to end it
     /// early and begin anew throws away what is on its way, which on a slow link nothing survives.

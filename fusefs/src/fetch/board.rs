@@ -34,6 +34,7 @@ pub(crate) const MOST_RUNS: usize = LIMITS[0] + LIMITS[1] + LIMITS[2];
 const QUIET: Duration = Duration::from_millis(250);
 
 /// One background run is begun each so often though processes read, so that layers become complete beside one that never stops.
+/// It goes as a read-ahead does: alone, without what follows it.
 const LEAST: Duration = Duration::from_secs(1);
 
 /// Names a frame: its pack and its first block.
@@ -81,6 +82,10 @@ pub(crate) struct Board<D, W> {
     queues: [VecDeque<Run<D>>; 3],
     active: [usize; 3],
     runs: u64,
+    /// Flights that somebody waits for, whatever began them.
+    awaited: usize,
+    /// Whether such a flight has landed since `waited` was noted.
+    served: bool,
     /// When a process waited last.
     waited: Option<Instant>,
     /// When a background run was begun last; at first, when the board was made.
@@ -95,6 +100,8 @@ impl<D: Clone, W> Board<D, W> {
             queues: [const { VecDeque::new() }; 3],
             active: [0; 3],
             runs: 0,
+            awaited: 0,
+            served: false,
             waited: None,
             begun: now,
         }
@@ -110,6 +117,7 @@ impl<D: Clone, W> Board<D, W> {
         let Some(flight) = self.flights.get_mut(&key) else {
             return;
         };
+        self.awaited += usize::from(flight.waiters.is_empty());
         flight.waiters.push(waiter);
         if let Some(urgency) = flight.queued.filter(|urgency| *urgency != Urgency::Blocking) {
             self.promote(key, urgency);
@@ -164,6 +172,7 @@ impl<D: Clone, W> Board<D, W> {
         if self.blocked() {
             self.waited = Some(now);
         }
+        let quiet = self.waited.is_none_or(|waited| now >= waited + QUIET);
         let held = self.blocked() || self.quiet_at().is_some_and(|at| now < at);
         let ready = |urgency: &Urgency| {
             let at = *urgency as usize;
@@ -171,11 +180,14 @@ impl<D: Clone, W> Board<D, W> {
             !held && self.active[at] < LIMITS[at] && !self.queues[at].is_empty()
         };
         let urgency = URGENCIES.into_iter().find(ready)?;
-        let run = self.queues[urgency as usize].pop_front()?;
-        self.active[urgency as usize] += 1;
+        let mut run = self.queues[urgency as usize].pop_front()?;
         if urgency == Urgency::Background {
             self.begun = now;
+            if !quiet {
+                run.urgency = Urgency::Ahead;
+            }
         }
+        self.active[run.urgency as usize] += 1;
         for key in run.keys() {
             if let Some(flight) = self.flights.get_mut(&key) {
                 flight.queued = None;
@@ -186,7 +198,7 @@ impl<D: Clone, W> Board<D, W> {
 
     /// Whether a process waits.
     fn blocked(&self) -> bool {
-        self.active[0] > 0 || !self.queues[0].is_empty()
+        self.awaited > 0
     }
 
     /// From when on a background run may be begun if no process waits until then; nothing: none has waited.
@@ -202,7 +214,7 @@ impl<D: Clone, W> Board<D, W> {
 
     /// Notes that a run is over. Its flights must have landed before.
     pub(crate) fn finish(&mut self, urgency: Urgency, now: Instant) {
-        if urgency == Urgency::Blocking {
+        if std::mem::take(&mut self.served) {
             self.waited = Some(now);
         }
         let active = &mut self.active[urgency as usize];
@@ -211,10 +223,14 @@ impl<D: Clone, W> Board<D, W> {
 
     /// Ends a flight with its bytes and returns who waited, whichever run they came by.
     pub(crate) fn land(&mut self, key: Key) -> Vec<W> {
-        self.flights
-            .remove(&key)
-            .map(|flight| flight.waiters)
-            .unwrap_or_default()
+        let Some(flight) = self.flights.remove(&key) else {
+            return Vec::new();
+        };
+        if !flight.waiters.is_empty() {
+            self.awaited -= 1;
+            self.served = true;
+        }
+        flight.waiters
     }
 
     /// Ends a flight without its bytes and returns who waited. Does nothing if the frame is on its
@@ -231,7 +247,7 @@ impl<D: Clone, W> Board<D, W> {
     pub(crate) fn abandon(&mut self, key: Key, waits: impl Fn(&W) -> bool) {
         let idle = |flight: &Flight<W>| flight.queued.is_none() && !flight.waiters.iter().any(waits);
         if self.flights.get(&key).is_some_and(idle) {
-            self.flights.remove(&key);
+            self.land(key);
         }
     }
 
@@ -244,6 +260,7 @@ impl<D: Clone, W> Board<D, W> {
     /// Takes out everything that was not started, with all who wait.
     pub(crate) fn drain(&mut self) -> Vec<W> {
         self.queues = [const { VecDeque::new() }; 3];
+        self.awaited = 0;
         self.flights
             .drain()
             .flat_map(|(_, flight)| flight.waiters)
@@ -313,15 +330,35 @@ mod tests {
         let mut begun = Vec::new();
         for tick in 0..50_u64 {
             let now = at(base, tick * 100);
-            board.enqueue(run(100, tick as usize * 64, 1, Urgency::Blocking));
+            let key = (100, tick as u32 * 64);
+            board.enqueue(run(100, tick as usize, 1, Urgency::Blocking));
+            board.join(key, 0);
             assert_eq!(board.start(now).unwrap().urgency, Urgency::Blocking);
+            board.land(key);
             board.finish(Urgency::Blocking, now);
             while let Some(run) = board.start(at(now, 50)) {
+                assert_eq!(run.urgency, Urgency::Ahead, "and it goes alone");
                 begun.push(tick * 100 + 50);
                 board.finish(run.urgency, at(now, 50));
             }
         }
         assert_eq!(begun, [1050, 2050, 3050, 4050]);
+    }
+
+    #[test]
+    fn who_waits_for_what_was_read_ahead_holds_the_background_back() {
+        let mut board: Board<(), u32> = Board::new(Instant::now());
+        let base = board.begun;
+        board.enqueue(run(1, 0, 1, Urgency::Ahead));
+        let ahead = board.start(base).unwrap();
+        board.join((1, 0), 7);
+        board.enqueue(run(2, 0, 1, Urgency::Background));
+        assert!(board.start(at(base, 300)).is_none(), "a process waits");
+        assert_eq!(board.land((1, 0)), [7]);
+        board.finish(ahead.urgency, at(base, 400));
+        assert!(board.start(at(base, 600)).is_none(), "it may read on");
+        let background = board.start(at(base, 650)).unwrap();
+        assert_eq!(background.urgency, Urgency::Background);
     }
 
     #[test]
@@ -358,6 +395,7 @@ mod tests {
         board.enqueue(run(1, 0, 2, Urgency::Background));
         board.enqueue(run(2, 0, 2, Urgency::Ahead));
         board.enqueue(run(3, 0, 2, Urgency::Blocking));
+        board.join((3, 0), 9);
         let now = Instant::now();
         let order: Vec<u32> = std::iter::from_fn(|| board.start(now))
             .map(|run| run.pack)

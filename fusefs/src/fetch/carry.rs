@@ -178,7 +178,8 @@ async fn attempt(
     let expected = range.end - range.start;
     let class = match run.urgency {
         Urgency::Blocking => Class::Blocking,
-        Urgency::Ahead | Urgency::Background => Class::Prefetch,
+        Urgency::Ahead => Class::Ahead,
+        Urgency::Background => Class::Background,
     };
     let blob = run.of.volume.pack.identity().blob;
     add(&shared.tally.source_reads, 1);
@@ -214,7 +215,7 @@ async fn attempt(
 }
 
 /// Where neighbouring frames' stored bytes are.
-fn stored_range(run: &Run<Target>, frames: Range<usize>) -> Option<Range<u64>> {
+pub(super) fn stored_range(run: &Run<Target>, frames: Range<usize>) -> Option<Range<u64>> {
     let view = run.of.of.index.view();
     let first = view.frames().get(run.first_frame + frames.start)?;
     let last = view.frames().get(run.first_frame + frames.end.checked_sub(1)?)?;

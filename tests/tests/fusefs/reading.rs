@@ -84,7 +84,7 @@ fn random_reads_fetch_one_frame_each_and_sequential_ones_run_ahead() {
     assert_eq!(std::fs::read(&path).unwrap(), layer.files[0].1);
     let asked = node.source.asked();
     assert!(asked.len() < 60, "{} requests for a sequential read", asked.len());
-    assert!(asked.iter().any(|(_, class)| *class == Class::Prefetch));
+    assert!(asked.iter().any(|(_, class)| *class == Class::Ahead));
 }
 
 #[test]

@@ -229,13 +229,7 @@ fn go_ahead(server: &Server, layer: &Layer, piece: Piece) {
         return;
     };
     let Ok(volume) = volume(layer, device) else { return };
-    // Another thread that is just noting a read of the same pack spares us ours.
-    let ahead = volume
-        .streams
-        .try_lock()
-        .ok()
-        .and_then(|mut streams| streams.on_read(offset, piece.len as u64));
-    if let Some(ahead) = ahead {
+    if let Some(ahead) = server.fetcher.on_read(volume, &(offset..offset + piece.len as u64)) {
         server.fetcher.ahead(volume, ahead);
     }
 }

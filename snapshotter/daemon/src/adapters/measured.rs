@@ -68,6 +68,10 @@ impl<S: BlobSource> BlobSource for MeasuredSource<Arc<S>> {
         self.source.hurry(blob, range);
     }
 
+    fn expect(&self, blob: Digest, range: Range<u64>) {
+        self.source.expect(blob, range);
+    }
+
     fn asks_around(&self) -> bool {
         self.source.asks_around()
     }

@@ -186,6 +186,12 @@ impl BlobSource for RegistrySource {
         }
     }
 
+    fn expect(&self, blob: Digest, range: Range<u64>) {
+        if let Some(peers) = self.peers.get().cloned() {
+            tokio::spawn(async move { peers.expect(blob, range).await });
+        }
+    }
+
     fn asks_around(&self) -> bool {
         self.peers.get().is_some()
     }

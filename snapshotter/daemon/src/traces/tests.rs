@@ -106,7 +106,7 @@ fn failures_are_errors_and_what_nobody_needs_is_none() {
         (Outcome::Abandoned, false),
         (Outcome::Ok, false),
     ] {
-        let mut fetch = traces.fetch(&Digest::of(b"x"), &(0..1), Class::Prefetch);
+        let mut fetch = traces.fetch(&Digest::of(b"x"), &(0..1), Class::Ahead);
         end_fetch(&mut fetch, outcome);
         let span = kept.named("fetch").pop().unwrap();
         assert_eq!(matches!(span.status, Status::Error { .. }), failed, "{outcome:?}");

@@ -147,9 +147,9 @@ impl Peers {
             }
             let urgency = match class {
                 Class::Blocking => lacewing_p2p::Class::Blocking,
-                Class::Prefetch => lacewing_p2p::Class::Prefetch,
+                Class::Ahead | Class::Background => lacewing_p2p::Class::Prefetch,
             };
-            if class == Class::Prefetch {
+            if class == Class::Background {
                 let window = this.window.load(Ordering::Relaxed);
                 for row in tables.following(&blob, range.end, window) {
                     if let Some(next) = piece(blob, &row.stored) {
@@ -169,6 +169,19 @@ impl Peers {
             Some(Ok(joined(parts)))
         }
         .boxed()
+    }
+
+    /// Fetches pieces of a range that will be read soon, at most a window of them.
+    pub(crate) async fn expect(&self, blob: Digest, range: Range<u64>) {
+        let Some((of, tables)) = self.shared.describing(&blob, &range).await else {
+            return;
+        };
+        let rows = tables.tiling(&blob, &range).unwrap_or_default();
+        for row in rows.iter().take(self.window.load(Ordering::Relaxed)) {
+            if let Some(piece) = piece(blob, &row.stored) {
+                self.node.prefetch(piece, of.clone());
+            }
+        }
     }
 
     fn adapt(&self, took: Duration) {
