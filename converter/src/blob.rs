@@ -1,6 +1,6 @@
 //! Data blobs: while they are made, and when they are whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -45,6 +45,8 @@ pub(crate) struct Blob {
     /// Frames in order of their blocks; `first_chunk` counts in `chunks`.
     pub(crate) frames: Vec<Frame>,
     pub(crate) chunks: Vec<Chunk>,
+    /// Of an earlier image's blob: frames that hold what a record named, by number.
+    pub(crate) recorded: HashSet<usize>,
     /// For a new blob: where the chunk that was found n-th is in `chunks`.
     order: Option<Vec<u32>>,
 }
@@ -85,6 +87,7 @@ pub(crate) fn seal(plan: &Plan, spool: &Spool, dir: &Path) -> Result<Sealed, Err
         blocks: 0,
         frames: Vec::with_capacity(order.len()),
         chunks: Vec::with_capacity(plan.chunks.len()),
+        recorded: HashSet::new(),
         order: None,
     };
     let mut position = vec![0; plan.chunks.len()];
@@ -152,11 +155,16 @@ fn write<'a>(
 
 /// Takes the blobs over that an earlier image's index points to. Blobs already known only gain frames.
 pub(crate) fn from_index(index: Index<'_>, blobs: &mut Vec<Blob>) {
+    let recorded = recorded_frames(index);
     for (number, device) in index.devices().iter().enumerate() {
         let known = blobs.iter_mut().find(|blob| blob.digest == device.blob());
-        let mut frames: Vec<(Frame, Vec<Chunk>)> = index
+        let mut frames: Vec<Found> = index
             .device_frames(number)
-            .map(|frame| (index.frames()[frame], index.frame_chunks(frame).to_vec()))
+            .map(|frame| Found {
+                frame: index.frames()[frame],
+                chunks: index.frame_chunks(frame).to_vec(),
+                recorded: recorded.contains(&frame),
+            })
             .collect();
         match known {
             None => blobs.push(Blob {
@@ -165,15 +173,20 @@ pub(crate) fn from_index(index: Index<'_>, blobs: &mut Vec<Blob>) {
                 blocks: device.blocks(),
                 frames: Vec::new(),
                 chunks: Vec::new(),
+                recorded: HashSet::new(),
                 order: None,
             }),
             Some(blob) if blob.stored_len != device.stored_len() || blob.blocks != device.blocks() => {
                 continue;
             }
             Some(blob) => {
-                let own = blob.frames.iter().map(|f| {
-                    let first = f.first_chunk() as usize;
-                    (*f, blob.chunks[first..first + f.chunk_count() as usize].to_vec())
+                let own = blob.frames.iter().enumerate().map(|(at, frame)| {
+                    let first = frame.first_chunk() as usize;
+                    Found {
+                        frame: *frame,
+                        chunks: blob.chunks[first..first + frame.chunk_count() as usize].to_vec(),
+                        recorded: blob.recorded.contains(&at),
+                    }
                 });
                 frames.extend(own);
             }
@@ -185,12 +198,43 @@ pub(crate) fn from_index(index: Index<'_>, blobs: &mut Vec<Blob>) {
     }
 }
 
-fn rebuild(blob: &mut Blob, mut frames: Vec<(Frame, Vec<Chunk>)>) {
-    frames.sort_by_key(|(_, chunks)| chunks.first().map(Chunk::block));
+/// A frame that an earlier image's index lists.
+struct Found {
+    frame: Frame,
+    chunks: Vec<Chunk>,
+    recorded: bool,
+}
+
+/// Frames that were made of what a record named: they stand at the front of their blobs, without others between them. Ones
+/// further back are listed because a chunk of theirs was stored before, among others.
+fn recorded_frames(index: Index<'_>) -> HashSet<usize> {
+    if !index.recorded() {
+        return HashSet::new();
+    }
+    let listed: HashSet<usize> = index.prefetch().collect();
+    let mut recorded = HashSet::new();
+    for device in 0..index.devices().len() {
+        let front = index
+            .device_frames(device)
+            .take_while(|frame| listed.contains(frame));
+        recorded.extend(front);
+    }
+    recorded
+}
+
+fn rebuild(blob: &mut Blob, mut frames: Vec<Found>) {
+    // Of a frame in several indexes, that of one with a record comes first, and stays.
+    frames.sort_by_key(|found| (found.chunks.first().map(Chunk::block), !found.recorded));
     blob.frames.clear();
     blob.chunks.clear();
+    blob.recorded.clear();
     let mut end = 0;
-    for (frame, chunks) in frames {
+    for Found {
+        frame,
+        chunks,
+        recorded,
+    } in frames
+    {
         let Some(block) = chunks.first().map(Chunk::block) else {
             continue;
         };
@@ -202,6 +246,9 @@ fn rebuild(blob: &mut Blob, mut frames: Vec<(Frame, Vec<Chunk>)>) {
         end = chunks.last().map_or(end, |c| c.block() + c.blocks());
         blob.chunks.extend_from_slice(&chunks);
         let count = chunks.len() as u32;
+        if recorded {
+            blob.recorded.insert(blob.frames.len());
+        }
         blob.frames.push(Frame::new(
             frame.stored_offset(),
             frame.stored_len(),
@@ -213,7 +260,7 @@ fn rebuild(blob: &mut Blob, mut frames: Vec<(Frame, Vec<Chunk>)>) {
 }
 
 /// Where a chunk is: blob and number of the chunk in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) blob: u16,
     pub(crate) chunk: u32,

@@ -1,5 +1,7 @@
 //! Contents of files become chunks, new chunks become frames.
 
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use lacewing_format::{ChunkId, Extent, FileBody};
@@ -8,8 +10,10 @@ use crate::Error;
 use crate::apply::{Contents, Data};
 use crate::blob::{Dedup, NewChunk, NewFrame, Place, Plan, padded};
 use crate::compress::Effort;
-use crate::hot::{self, Hints, RANKS};
+use crate::early::Early;
+use crate::hot::{self, Hints, Hot, RANKS};
 use crate::limits::MAX_CHUNKS;
+use crate::record::Record;
 use crate::small::{SMALL, Shelf};
 use crate::spool::{Compressors, Spool};
 use crate::tar::Run;
@@ -42,6 +46,8 @@ pub(crate) struct Counts {
     pub(crate) dedup: u64,
     pub(crate) dedup_earlier: u64,
     pub(crate) hole: u64,
+    /// Of all but holes, what the record names.
+    pub(crate) recorded: u64,
 }
 
 impl Counts {
@@ -51,6 +57,7 @@ impl Counts {
         self.dedup += other.dedup;
         self.dedup_earlier += other.dedup_earlier;
         self.hole += other.hole;
+        self.recorded += other.recorded;
     }
 }
 
@@ -60,6 +67,17 @@ struct Pending {
     plain: Vec<u8>,
     /// Their numbers.
     chunks: Vec<u32>,
+}
+
+/// A record, and what is to be done about it.
+#[derive(Clone, Copy)]
+pub(crate) struct Recorded<'a> {
+    pub(crate) record: &'a Record,
+    /// Chunks of earlier images in frames that hold nothing but what a record named. Others are stored anew if the
+    /// record names them: who fetches one would fetch its cold neighbours with it.
+    pub(crate) stored: &'a HashSet<Place>,
+    /// Where bytes wait.
+    pub(crate) dir: &'a Path,
 }
 
 /// Makes a layer's chunks. In the tree that it fills, an extent's `device` is the number of the blob in the image and its
@@ -75,12 +93,16 @@ pub(crate) struct Chunker<'a> {
     hints: &'a Hints,
     pending: Pending,
     small: [Shelf; RANKS],
+    recorded: Option<Recorded<'a>>,
+    early: Early,
+    /// Paths that the record names and the layer has.
+    pub(crate) found: HashSet<Vec<u8>>,
     pub(crate) plan: Plan,
     pub(crate) counts: Counts,
     /// What happened to the layers before.
     pub(crate) before: Counts,
-    /// Chunks of files that should be fetched ahead, with the file's rank.
-    pub(crate) hot: Vec<(u8, Place)>,
+    /// What should be fetched ahead.
+    pub(crate) hot: Hot,
     extents: usize,
 }
 
@@ -92,6 +114,7 @@ impl<'a> Chunker<'a> {
         compressors: &'a Compressors,
         spool: Arc<Spool>,
         hints: &'a Hints,
+        recorded: Option<Recorded<'a>>,
     ) -> Self {
         Self {
             chunk_size: chunk_size as usize,
@@ -103,16 +126,24 @@ impl<'a> Chunker<'a> {
             hints,
             pending: Pending::default(),
             small: Default::default(),
+            recorded,
+            early: Early::default(),
+            found: HashSet::new(),
             plan: Plan::default(),
             counts: Counts::default(),
             before: Counts::default(),
-            hot: Vec::new(),
+            hot: Hot {
+                recorded: recorded.is_some(),
+                ..Hot::default()
+            },
             extents: 0,
         }
     }
 
-    /// Sends what is left of small files.
+    /// Sends what is left of small files, and what the record names.
     pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        let mut early = std::mem::take(&mut self.early);
+        early.frames(|plain, chunks| self.send(hot::RECORDED, plain, chunks))?;
         (0..RANKS).try_for_each(|rank| self.send_small(rank as u8, true))
     }
 
@@ -131,8 +162,9 @@ impl<'a> Chunker<'a> {
         }
     }
 
-    /// Reads a chunk behind the pending ones. What is a hole, or known already, leaves no bytes there.
-    fn chunk(&mut self, data: &mut dyn Data, len: usize) -> Result<Option<Place>, Error> {
+    /// Reads a chunk behind the pending ones. What is a hole, or known already, leaves no bytes there, nor does what the
+    /// record names (`line`): that waits elsewhere.
+    fn chunk(&mut self, data: &mut dyn Data, len: usize, line: Option<u32>) -> Result<Option<Place>, Error> {
         if let Some(Run::Hole(hole)) = data.run()
             && hole >= len as u64
         {
@@ -149,19 +181,26 @@ impl<'a> Chunker<'a> {
             Some(None)
         } else {
             let id = ChunkId::of(plain);
-            match self.find(id, len) {
-                Some(place) => Some(Some(place)),
-                None => return Ok(Some(self.note(id, len))),
+            let line = line.filter(|_| self.early.has_room(padded(len)));
+            match (self.find(id, len, line.is_some()), line) {
+                (Some(place), _) => Some(Some(place)),
+                (None, None) => return Ok(Some(self.note(id, len))),
+                (None, Some(line)) => Some(Some(self.note_early(id, len, line)?)),
             }
         };
         self.pending.plain.truncate(start);
         Ok(known.flatten())
     }
 
-    /// Looks a chunk up; nothing if it is new.
-    fn find(&mut self, id: ChunkId, len: usize) -> Option<Place> {
+    /// Looks a chunk up; nothing if it is to be stored, which one that is to come `first` is where it stands among others.
+    fn find(&mut self, id: ChunkId, len: usize, first: bool) -> Option<Place> {
         let place = *self.dedup.get(&id)?;
         let earlier = place.blob < self.first_own;
+        if let Some(recorded) = self.recorded.filter(|_| first && earlier)
+            && !recorded.stored.contains(&place)
+        {
+            return None;
+        }
         *(if earlier {
             &mut self.counts.dedup_earlier
         } else {
@@ -170,20 +209,35 @@ impl<'a> Chunker<'a> {
         Some(place)
     }
 
-    /// Notes the chunk down that stands last among the pending ones. It gets its frame when that is sent.
-    fn note(&mut self, id: ChunkId, len: usize) -> Place {
-        let chunk = self.plan.chunks.len() as u32;
+    /// Takes a new chunk into the plan.
+    fn add(&mut self, id: ChunkId, len: usize) -> Place {
         let place = Place {
             blob: self.blob,
-            chunk,
+            chunk: self.plan.chunks.len() as u32,
         };
         self.plan.chunks.push(NewChunk { id, len: len as u32 });
         self.dedup.insert(id, place);
         self.counts.new += len as u64;
-        self.pending.chunks.push(chunk);
         let padded = padded(self.pending.plain.len());
         self.pending.plain.resize(padded, 0);
         place
+    }
+
+    /// Notes the chunk down that stands last among the pending ones. It gets its frame when that is sent.
+    fn note(&mut self, id: ChunkId, len: usize) -> Place {
+        let place = self.add(id, len);
+        self.pending.chunks.push(place.chunk);
+        place
+    }
+
+    /// The same for one that the record names. Its bytes may be dropped from the pending ones.
+    fn note_early(&mut self, id: ChunkId, len: usize, line: u32) -> Result<Place, Error> {
+        let place = self.add(id, len);
+        let plain = &self.pending.plain[self.pending.plain.len() - padded(len)..];
+        if let Some(recorded) = self.recorded {
+            self.early.put(recorded.dir, line, place.chunk, plain)?;
+        }
+        Ok(place)
     }
 
     fn send(&mut self, rank: u8, plain: Vec<u8>, chunks: Vec<u32>) -> Result<(), Error> {
@@ -247,7 +301,7 @@ impl<'a> Chunker<'a> {
         Ok(())
     }
 
-    fn extent(&mut self, place: Option<Place>, rank: u8, extents: &mut Vec<Extent>) {
+    fn extent(&mut self, place: Option<Place>, hot: Option<u32>, extents: &mut Vec<Extent>) {
         extents.push(match place {
             None => Extent::Hole,
             Some(place) => Extent::Data {
@@ -255,8 +309,8 @@ impl<'a> Chunker<'a> {
                 block: place.chunk,
             },
         });
-        if let Some(place) = place.filter(|_| rank <= hot::LIKELY) {
-            self.hot.push((rank, place));
+        if let (Some(place), Some(order)) = (place, hot) {
+            self.hot.chunks.push((order, place));
         }
     }
 }
@@ -265,6 +319,10 @@ impl Contents for Chunker<'_> {
     fn file(&mut self, path: &[u8], mode: u32, data: &mut dyn Data) -> Result<FileBody, Error> {
         let size = data.size();
         let rank = hot::rank(path, mode, size, self.hints);
+        let reads = self.recorded.and_then(|recorded| recorded.record.of(path));
+        if reads.is_some() {
+            self.found.insert(path.to_vec());
+        }
         let chunk_bits = self.chunk_bits(data);
         let chunk_size = 1u64 << chunk_bits;
         let count = size.div_ceil(chunk_size);
@@ -284,9 +342,15 @@ impl Contents for Chunker<'_> {
         let mut left = size;
         while left > 0 {
             let len = left.min(chunk_size);
+            let at = size - left;
             left -= len;
-            let place = self.chunk(data, usize::try_from(len).unwrap_or(usize::MAX))?;
-            self.extent(place, rank, &mut extents);
+            let line = reads.and_then(|reads| reads.first(at..at + len));
+            let place = self.chunk(data, usize::try_from(len).unwrap_or(usize::MAX), line)?;
+            if line.is_some() && place.is_some() {
+                self.counts.recorded += len;
+            }
+            let guess = Some(u32::from(rank)).filter(|_| self.recorded.is_none() && rank <= hot::LIKELY);
+            self.extent(place, line.or(guess), &mut extents);
             if self.pending.plain.len() >= frame && left > TAIL {
                 self.send_pending(rank)?;
             }

@@ -33,10 +33,10 @@ pub(crate) async fn blobs(
             return Err(invalid(reference.to_string(), reason));
         }
         let store = Store::open(client, reference, Access::Read).await?;
-        take(&store, None, &mut blobs).await?;
+        take(&store, None, false, &mut blobs).await?;
     }
     if let (true, Some(target)) = (options.auto_dedup, target) {
-        at_target(dst, target, &mut blobs, progress).await?;
+        at_target(dst, target, options.record.is_some(), &mut blobs, progress).await?;
     }
     present(blobs, target).await
 }
@@ -56,21 +56,36 @@ fn same_repository(a: &Reference, b: &Reference) -> bool {
     }
 }
 
-/// Adds the blobs of all images that a reference names.
-async fn take(store: &Store, reference: Option<&str>, blobs: &mut Vec<Blob>) -> Result<(), Error> {
+/// Adds the blobs of all images that a reference names, or only of those that were made with a record. Tells whether there
+/// was one.
+///
+/// One without has what its start reads among other bytes. An image with a record would store that anew, and who reads the
+/// rest of it would fetch both.
+async fn take(
+    store: &Store,
+    reference: Option<&str>,
+    recorded: bool,
+    blobs: &mut Vec<Blob>,
+) -> Result<bool, Error> {
     let images = load::images(store, reference, |_| true).await?;
+    let mut found = false;
     for image in &images.images {
-        for layer in load::indexes(store, image).await? {
-            from_index(Index::parse(&layer.plain)?, blobs);
+        let layers = load::indexes(store, image).await?;
+        let indexes = layers.iter().map(|layer| Index::parse(&layer.plain));
+        let indexes = indexes.collect::<Result<Vec<_>, _>>()?;
+        if !recorded || indexes.iter().any(Index::recorded) {
+            found = true;
+            indexes.into_iter().for_each(|index| from_index(index, blobs));
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Adds what stands under the target's own tag, and under the tags most like it.
 async fn at_target(
     dst: &Reference,
     target: &Store,
+    recorded: bool,
     blobs: &mut Vec<Blob>,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
@@ -94,8 +109,9 @@ async fn at_target(
         .chain(alike(&tags, own.as_deref().unwrap_or("")))
         .take(TAGS)
     {
-        match take(target, Some(tag), blobs).await {
-            Ok(()) => {
+        match take(target, Some(tag), recorded, blobs).await {
+            Ok(false) => {}
+            Ok(true) => {
                 progress.event(Event::Note(format!("dedup against {tag} in {}", target.place())));
                 found += 1;
             }

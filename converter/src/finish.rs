@@ -8,8 +8,9 @@ use std::sync::mpsc::Receiver;
 use lacewing_format::Tree;
 
 use crate::Error;
-use crate::blob::{Blob, Place, Plan, seal};
+use crate::blob::{Blob, Plan, seal};
 use crate::chunker::Counts;
+use crate::hot::Hot;
 use crate::index::{self, Source};
 use crate::known::{Known, Origin};
 use crate::output::Output;
@@ -23,7 +24,7 @@ pub(crate) struct Pending {
     pub(crate) tree: Tree,
     pub(crate) plan: Plan,
     pub(crate) spool: Arc<Spool>,
-    pub(crate) hot: Vec<(u8, Place)>,
+    pub(crate) hot: Hot,
     pub(crate) counts: Counts,
     pub(crate) plain_len: u64,
     pub(crate) origin: Origin,

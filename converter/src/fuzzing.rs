@@ -35,6 +35,7 @@ pub fn layers(layers: &[Vec<u8>], spool_dir: &Path) -> Result<(), Error> {
         level: 1,
         jobs: 1,
         spool_dir: spool_dir.to_owned(),
+        record: None,
     };
     let mut blobs: HashMap<Digest, Vec<u8>> = HashMap::new();
     let mut indexes = Vec::new();

@@ -3,18 +3,32 @@
 //! The guess decides the order of frames in a blob, and what a node fetches before it is asked. It never decides what is
 //! stored. With no recorded trace, rules that hold for most images do: the program that the config names, dynamic
 //! loader, libraries in the system's folders, an interpreter's own modules, configuration in `/etc`; and, at the other
-//! end, documentation, translations, headers and tests, which no start reads.
+//! end, documentation, translations, headers and tests, which no start reads. With one ([`crate::record`]) nothing is
+//! guessed to be fetched.
 
+use crate::blob::Place;
+
+/// A record says that it is read; no path has this rank by itself.
+pub(crate) const RECORDED: u8 = 0;
 /// Most read at every start.
-pub(crate) const FIRST: u8 = 0;
+pub(crate) const FIRST: u8 = 1;
 /// Likely read.
-pub(crate) const LIKELY: u8 = 1;
+pub(crate) const LIKELY: u8 = 2;
 /// Nothing is known.
-pub(crate) const USUAL: u8 = 2;
+pub(crate) const USUAL: u8 = 3;
 /// Hardly ever read.
-pub(crate) const COLD: u8 = 3;
+pub(crate) const COLD: u8 = 4;
 /// Count of ranks.
-pub(crate) const RANKS: usize = 4;
+pub(crate) const RANKS: usize = 5;
+
+/// Chunks that a node should fetch before it is asked for them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hot {
+    /// With what orders them: the record's line, or the rank that was guessed.
+    pub(crate) chunks: Vec<(u32, Place)>,
+    /// Whether a record says so.
+    pub(crate) recorded: bool,
+}
 
 /// Larger files are read in parts, if at all: no reason to fetch them whole before they are asked for.
 const MAX_HOT_FILE: u64 = 32 << 20;

@@ -83,6 +83,7 @@ pub async fn convert(
         level: options.level,
         jobs: jobs(options),
         spool_dir: job.spool_dir.clone(),
+        record: options.record.clone(),
     };
     let mut converter = LayerConverter::new(settings, earlier);
     let found = find(&job).await?;
@@ -112,6 +113,8 @@ pub async fn convert(
         target.finish().await?;
     }
     total(&mut report);
+    report.record_files = options.record.as_ref().map_or(0, |record| record.files() as u64);
+    report.record_files_found = converter.found() as u64;
     report.wall_seconds = started.elapsed().as_secs_f64();
     report.cpu_seconds = cpu_seconds() - cpu;
     Ok(report)

@@ -9,13 +9,15 @@ use lacewing_format::{Body, Chunk, Device, Digest, Extent, Frame, Tables, Tree, 
 use crate::Error;
 use crate::blob::{Blob, Place};
 use crate::error::io;
+use crate::hot::Hot;
+use crate::limits::MAX_RECORDED;
 
 /// zstd level of stored indexes: half of an index are digests, which no level compresses; names and addresses gain
 /// little beyond this one.
 const LEVEL: i32 = 9;
 
-/// Most stored bytes that a layer's prefetch list names. What a node fetches unasked must not stand in the way of what
-/// is asked for: at 100 Mbit/s this is a second.
+/// Most stored bytes that a layer's prefetch list names by guess. What a node fetches unasked must not stand in the way of
+/// what is asked for: at 100 Mbit/s this is a second. What a record names will be asked for.
 const MAX_PREFETCH: u64 = 12 << 20;
 
 /// A stored index and what is in it.
@@ -67,12 +69,13 @@ fn lost() -> Error {
 pub(crate) fn build(
     mut tree: Tree,
     blobs: &[&Blob],
-    hot: &[(u8, Place)],
+    hot: &Hot,
     source: Source,
 ) -> Result<StoredIndex, Error> {
     let needs = needs(&tree, blobs)?;
     let (mut tables, first_frames) = tables(&needs, blobs, source);
     tables.prefetch = prefetch(hot, &needs, blobs, &first_frames, &tables.frames);
+    tables.recorded = hot.recorded && !tables.prefetch.is_empty();
     for inode in &mut tree.inodes {
         if let Body::File(file) = &mut inode.body {
             for extent in &mut file.extents {
@@ -186,6 +189,7 @@ fn tables(needs: &Needs, blobs: &[&Blob], source: Source) -> (Tables, Vec<Vec<Op
         frames: Vec::new(),
         chunks: Vec::new(),
         prefetch: Vec::new(),
+        recorded: false,
         layer: source.layer,
         diff_id: source.diff_id,
     };
@@ -225,19 +229,19 @@ fn tables(needs: &Needs, blobs: &[&Blob], source: Source) -> (Tables, Vec<Vec<Op
     (tables, numbers)
 }
 
-/// Frames of hot files in order of rank, then as the layer names them, up to the bound.
+/// Frames of hot chunks in their order, then as the layer names them, up to the bound.
 fn prefetch(
-    hot: &[(u8, Place)],
+    hot: &Hot,
     needs: &Needs,
     blobs: &[&Blob],
     numbers: &[Vec<Option<u32>>],
     frames: &[Frame],
 ) -> Vec<u32> {
-    let mut hot = hot.to_vec();
-    hot.sort_by_key(|(rank, _)| *rank);
+    let mut left = if hot.recorded { MAX_RECORDED } else { MAX_PREFETCH };
+    let mut hot = hot.chunks.clone();
+    hot.sort_by_key(|(order, _)| *order);
     let mut taken = vec![false; frames.len()];
     let mut list = Vec::new();
-    let mut left = MAX_PREFETCH;
     for (_, place) in hot {
         // A file that the layer itself has replaced later is hot for nobody.
         let Some(&device) = needs.device.get(&place.blob) else {

@@ -4,7 +4,7 @@
 //! several compress frames ([`crate::spool`]). The blob of a layer is put together, and its index written, in a fourth
 //! ([`crate::finish`]) while the next layer is read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,11 +15,12 @@ use lacewing_format::Tree;
 use crate::Error;
 use crate::apply::{Applied, apply, skeleton};
 use crate::blob::{Blob, Dedup, Place};
-use crate::chunker::{Chunker, Counts};
+use crate::chunker::{Chunker, Counts, Recorded};
 use crate::decompress::PlainStream;
 use crate::finish::{Done, Pending, Work, finish_all};
 use crate::hot::Hints;
 use crate::known::{self, Facts, Known, Origin};
+use crate::record::Record;
 use crate::spool::{Compressors, Spool};
 
 /// A layer's stored bytes, verified at their end.
@@ -35,12 +36,17 @@ pub(crate) struct Settings {
     pub(crate) level: i32,
     pub(crate) jobs: usize,
     pub(crate) spool_dir: PathBuf,
+    pub(crate) record: Option<Arc<Record>>,
 }
 
 /// Converts layers that may share chunks: those of one image, and of its other platforms.
 pub(crate) struct LayerConverter {
     settings: Settings,
     dedup: Dedup,
+    /// Chunks of earlier images that a record has named.
+    recorded: HashSet<Place>,
+    /// Paths that the record names and a layer has.
+    found: HashSet<Vec<u8>>,
     compressors: Compressors,
     /// What happened to all layers so far.
     counts: Counts,
@@ -54,16 +60,7 @@ pub(crate) struct LayerConverter {
 impl LayerConverter {
     /// Starts with the blobs of earlier images.
     pub(crate) fn new(settings: Settings, earlier: Vec<Blob>) -> Self {
-        let mut dedup = Dedup::default();
-        for (number, blob) in earlier.iter().enumerate() {
-            for (chunk, record) in blob.chunks.iter().enumerate() {
-                let place = Place {
-                    blob: number as u16,
-                    chunk: chunk as u32,
-                };
-                dedup.entry(record.id()).or_insert(place);
-            }
-        }
+        let (dedup, recorded) = found(&earlier, settings.record.is_some());
         let compressors = Compressors::start(settings.jobs, settings.level);
         let count = earlier.len();
         let done = earlier
@@ -74,6 +71,8 @@ impl LayerConverter {
         Self {
             settings,
             dedup,
+            recorded,
+            found: HashSet::new(),
             compressors,
             counts: Counts::default(),
             earlier: count,
@@ -81,6 +80,11 @@ impl LayerConverter {
             done,
             known: Vec::new(),
         }
+    }
+
+    /// Count of files that the record names and that were found.
+    pub(crate) fn found(&self) -> usize {
+        self.found.len()
     }
 
     /// Converts the layers of an image, bottom first. `open` is asked for those that were not converted before; `done` takes
@@ -173,11 +177,18 @@ impl LayerConverter {
         let spool = Arc::new(Spool::new(&self.settings.spool_dir)?);
         let numbers = (blob, self.earlier as u16);
         let (dedup, size) = (&mut self.dedup, self.settings.chunk_size);
-        let mut chunker = Chunker::new(size, numbers, dedup, &self.compressors, Arc::clone(&spool), hints);
+        let recorded = self.settings.record.as_deref().map(|record| Recorded {
+            record,
+            stored: &self.recorded,
+            dir: &self.settings.spool_dir,
+        });
+        let spooled = Arc::clone(&spool);
+        let mut chunker = Chunker::new(size, numbers, dedup, &self.compressors, spooled, hints, recorded);
         chunker.before = self.counts;
         let Applied { tree, stands_alone } = apply(&mut stream, lowers, &mut chunker)?;
         chunker.finish()?;
         let (plan, hot, counts) = (chunker.plan, chunker.hot, chunker.counts);
+        self.found.extend(chunker.found);
         self.counts.add(&counts);
         let plain = stream.finish()?;
         if plain.diff_id != facts.diff_id {
@@ -206,6 +217,31 @@ impl LayerConverter {
             origin,
         })
     }
+}
+
+/// Where the chunks of earlier images are, and, if a record is to be followed, which of them stand among what one has named.
+fn found(earlier: &[Blob], follow: bool) -> (Dedup, HashSet<Place>) {
+    let (mut dedup, mut recorded) = (Dedup::default(), HashSet::new());
+    for (number, blob) in earlier.iter().enumerate() {
+        for (at, frame) in blob.frames.iter().enumerate() {
+            let first = frame.first_chunk() as usize;
+            let named = follow && blob.recorded.contains(&at);
+            for chunk in first..first + frame.chunk_count() as usize {
+                let place = Place {
+                    blob: number as u16,
+                    chunk: chunk as u32,
+                };
+                let id = blob.chunks[chunk].id();
+                if named {
+                    recorded.insert(place);
+                    dedup.insert(id, place);
+                } else {
+                    dedup.entry(id).or_insert(place);
+                }
+            }
+        }
+    }
+    (dedup, recorded)
 }
 
 #[cfg(test)]

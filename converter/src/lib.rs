@@ -19,6 +19,7 @@ mod chunker;
 mod compress;
 pub mod decompress;
 mod earlier;
+mod early;
 pub mod error;
 mod finish;
 mod frames;
@@ -36,6 +37,7 @@ mod load;
 mod manifest;
 mod output;
 pub mod progress;
+pub mod record;
 pub mod report;
 #[cfg(test)]
 mod roundtrip;
@@ -54,6 +56,7 @@ pub use inspect::{
 };
 pub use load::{LayerIndex, find_indexes, load_indexes, load_indexes_of};
 pub use progress::{Event, NoProgress, Progress};
+pub use record::Record;
 pub use report::{ImageReport, LayerReport, Report};
 pub use verify::{Difference, check};
 
@@ -78,6 +81,8 @@ pub struct ConvertOptions {
     pub platforms: Vec<String>,
     /// Where spool files go; none: the target, if it is a layout or archive, else the system's folder for temporary files.
     pub spool_dir: Option<std::path::PathBuf>,
+    /// What a start reads: comes first, and is fetched before it is asked for.
+    pub record: Option<std::sync::Arc<Record>>,
 }
 
 impl Default for ConvertOptions {
@@ -92,6 +97,7 @@ impl Default for ConvertOptions {
             jobs: 0,
             platforms: Vec::new(),
             spool_dir: None,
+            record: None,
         }
     }
 }

@@ -56,3 +56,13 @@ pub const MAX_INDEXES: u64 = 4 << 30;
 
 /// Plain bytes of queued frames, all queues together: bounds memory whatever the layer's size.
 pub const QUEUE_BYTES: usize = 32 << 20;
+
+/// Longest record of a start: what [`MAX_READS`] lines of usual paths take.
+pub const MAX_RECORD: u64 = 64 << 20;
+
+/// Most reads in a record: one for each chunk of 128 GiB. A start that reads more is a job.
+pub const MAX_READS: u64 = 512 << 10;
+
+/// Most plain bytes of a layer that come first because a record names them; they wait in a file until their order is known.
+/// Beyond it a start is bound by the link whatever the order.
+pub const MAX_RECORDED: u64 = 2 << 30;

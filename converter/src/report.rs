@@ -23,6 +23,12 @@ pub struct Report {
     pub index_len: u64,
     /// Sum of the original layers' stored bytes.
     pub layer_len: u64,
+    /// Sum of `recorded_len` of all layers; 0 without a record.
+    pub recorded_len: u64,
+    /// Count of files that the record names; 0 without one.
+    pub record_files: u64,
+    /// Of these, how many any layer has.
+    pub record_files_found: u64,
     /// Seconds from start to end.
     pub wall_seconds: f64,
     /// Seconds of CPU of the whole process in that time, user and system.
@@ -69,6 +75,8 @@ pub struct LayerReport {
     pub dedup_earlier_len: u64,
     /// Plain bytes that are holes.
     pub hole_len: u64,
+    /// Plain bytes of chunks that the record names.
+    pub recorded_len: u64,
     /// Count of inodes.
     pub inodes: u64,
     /// Count of frames in the new blob.

@@ -189,6 +189,7 @@ fn index(plain: &[u8]) -> Result<Vec<u8>, lacewing_format::FormatError> {
         frames: vec![Frame::new(0, 2 * 4096, 0, 1, Codec::Raw)],
         chunks: vec![Chunk::new(0, plain.len() as u32, ChunkId::of(plain))],
         prefetch: Vec::new(),
+        recorded: false,
         layer: Digest::of(b""),
         diff_id: Digest::of(b""),
     };

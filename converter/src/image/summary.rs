@@ -25,6 +25,7 @@ pub(super) fn layer_report(layer: &Descriptor, output: &Output) -> LayerReport {
         dedup_len: output.counts.dedup,
         dedup_earlier_len: output.counts.dedup_earlier,
         hole_len: output.counts.hole,
+        recorded_len: output.counts.recorded,
         inodes: output.index.inodes,
         frames: output.frames,
         chunks: output.chunks,
@@ -42,6 +43,7 @@ pub(super) fn total(report: &mut Report) {
         if seen.insert(&layer.layer) {
             report.layer_len += layer.layer_len;
             report.plain_len += layer.plain_len;
+            report.recorded_len += layer.recorded_len;
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod recorded;
+
 use std::io::Cursor;
 
 use lacewing_format::{Digest, Index};
@@ -55,6 +57,7 @@ fn settings(level: i32, jobs: usize) -> Settings {
         level,
         jobs,
         spool_dir: std::env::temp_dir(),
+        record: None,
     }
 }
 

@@ -77,6 +77,7 @@ fn layer() -> (Tree, Tables) {
     let tables = Tables {
         devices: vec![blob],
         prefetch: Vec::new(),
+        recorded: false,
         frames,
         chunks,
         layer: Digest::of(b"layer"),

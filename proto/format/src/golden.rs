@@ -13,7 +13,7 @@ struct Golden {
     make: fn() -> (Tree, Tables),
 }
 
-const GOLDEN: [Golden; 3] = [
+const GOLDEN: [Golden; 4] = [
     Golden {
         name: "v1-empty.idx",
         bytes: include_bytes!("../golden/v1-empty.idx"),
@@ -28,6 +28,11 @@ const GOLDEN: [Golden; 3] = [
         name: "v1-full.idx",
         bytes: include_bytes!("../golden/v1-full.idx"),
         make: || (sample::tree(), sample::tables()),
+    },
+    Golden {
+        name: "v1.1-recorded.idx",
+        bytes: include_bytes!("../golden/v1.1-recorded.idx"),
+        make: || (sample::small_tree(), sample::recorded_tables()),
     },
 ];
 
@@ -51,6 +56,8 @@ fn the_reader_reads_them() {
         let index = Index::parse(golden.bytes).expect(golden.name);
         let summary = index.check_tree().expect(golden.name);
         assert_eq!(summary.inodes, index.inode_count(), "{}", golden.name);
+        let (_, tables) = (golden.make)();
+        assert_eq!(index.recorded(), tables.recorded, "{}", golden.name);
     }
 }
 

@@ -64,6 +64,7 @@ pub(crate) fn empty_tables() -> Tables {
         frames: Vec::new(),
         chunks: Vec::new(),
         prefetch: Vec::new(),
+        recorded: false,
         layer: Digest::of(b"layer"),
         diff_id: Digest::of(b"diff id"),
     }
@@ -108,6 +109,15 @@ pub(crate) fn tables() -> Tables {
         ],
         prefetch: vec![1, 0],
         ..empty_tables()
+    }
+}
+
+/// [`tables`] with the prefetch list of a recorded start.
+pub(crate) fn recorded_tables() -> Tables {
+    Tables {
+        prefetch: vec![2, 0],
+        recorded: true,
+        ..tables()
     }
 }
 

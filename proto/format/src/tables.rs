@@ -212,6 +212,8 @@ pub struct Tables {
     pub chunks: Vec<Chunk>,
     /// Frame numbers in the order in which they should be fetched ahead, each at most once.
     pub prefetch: Vec<u32>,
+    /// Whether the prefetch list is of a recorded start, not of a guess.
+    pub recorded: bool,
     /// Digest of the original layer blob.
     pub layer: Digest,
     /// Digest of the original layer's uncompressed tar.

@@ -7,8 +7,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub(crate) const MAGIC: [u8; 8] = *b"Lacewing";
 /// Readers refuse other major versions.
 pub(crate) const MAJOR: u16 = 1;
-/// Readers accept any minor version; what they must know is in the feature bits.
+/// Readers accept any minor version; what they must know is in the feature bits. An index says the version that has all it
+/// uses: 0, or [`MINOR_RECORDED`].
 pub(crate) const MINOR: u16 = 0;
+/// The version that has [`COMPAT_RECORDED`].
+pub(crate) const MINOR_RECORDED: u16 = 1;
+/// Bit of `feature_compat`: the prefetch list is of a recorded start.
+pub(crate) const COMPAT_RECORDED: u64 = 1;
 /// Length of the trailer in bytes.
 pub(crate) const TRAILER_LEN: usize = size_of::<Trailer>();
 /// Length of what stands at the very end in every version: trailer length, version, magic.

@@ -102,6 +102,7 @@ fn index(lens: &[usize], plain: &[u8], codec: Codec, stored_len: usize) -> Vec<u
         frames: vec![Frame::new(0, stored_len as u32, 0, chunks.len() as u32, codec)],
         chunks,
         prefetch: vec![0],
+        recorded: false,
         layer: Digest::of(b"layer"),
         diff_id: Digest::of(b"tar"),
     };

@@ -106,6 +106,7 @@ impl Layer {
             frames: Vec::new(),
             chunks: Vec::new(),
             prefetch: Vec::new(),
+            recorded: false,
             layer: Digest::of(b"a layer"),
             diff_id: Digest::of(b"its tar"),
         };

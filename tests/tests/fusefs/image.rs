@@ -105,6 +105,7 @@ pub(crate) fn layer(files: Vec<(String, Vec<u8>)>, cut: Cut) -> Layer {
     let tables = Tables {
         devices: if block == 0 { vec![] } else { vec![device] },
         prefetch: (0..records.len().min(2) as u32).collect(),
+        recorded: false,
         frames: records,
         chunks,
         layer: Digest::of(b"layer"),
@@ -214,6 +215,7 @@ pub(crate) fn lie(own: &Layer, victim: &Layer) -> (Vec<u8>, Digest) {
         frames: vec![frame(f0, 0), frame(f1, 1)],
         chunks: vec![c0, c0],
         prefetch: vec![],
+        recorded: false,
         layer: Digest::of(b"lie"),
         diff_id: Digest::of(b"lie"),
     };
@@ -273,6 +275,7 @@ pub(crate) fn partial(whole: &Layer) -> Layer {
         frames,
         chunks,
         prefetch: vec![],
+        recorded: false,
         layer: Digest::of(b"part"),
         diff_id: Digest::of(b"part"),
     };

@@ -119,6 +119,7 @@ fn edges(xattrs: bool) -> Layer {
         frames: index.frames().to_vec(),
         chunks: index.chunks().to_vec(),
         prefetch: vec![],
+        recorded: false,
         layer: Digest::of(b"edges"),
         diff_id: Digest::of(b"edges"),
     };

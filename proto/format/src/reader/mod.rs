@@ -41,6 +41,8 @@ pub struct Layout {
     frames: Span,
     chunks: Span,
     prefetch: Span,
+    /// Whether the prefetch list is of a recorded start.
+    recorded: bool,
     layer: Digest,
     diff_id: Digest,
     root: Nid,
@@ -213,6 +215,11 @@ impl<'a> Index<'a> {
     pub fn prefetch(&self) -> impl ExactSizeIterator<Item = usize> + use<'a> {
         let list: &'a [U32] = self.records(self.layout.prefetch);
         list.iter().map(|frame| frame.get() as usize)
+    }
+
+    /// Whether [`Index::prefetch`] lists what a recorded start has read, and not what was guessed.
+    pub fn recorded(&self) -> bool {
+        self.layout.recorded
     }
 
     /// Digest of the original layer blob.

@@ -63,6 +63,7 @@ pub(super) fn layout(bytes: &[u8]) -> Result<Layout, FormatError> {
         frames,
         chunks,
         prefetch,
+        recorded: trailer.feature_compat.get() & trailer::COMPAT_RECORDED != 0,
         layer: Digest(trailer.layer),
         diff_id: Digest(trailer.diff_id),
         root: Nid(sb.root_nid.get().into()),

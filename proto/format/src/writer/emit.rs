@@ -7,7 +7,6 @@ use super::dirblock::{self, Target};
 use super::input::Order;
 use super::place::{Place, Plan};
 use super::xattrs::Xattrs;
-use crate::digest::Digest;
 use crate::erofs::{self, CHUNK_INDEX_LEN, ChunkIndex, DeviceSlot, InodeCompact, InodeExtended, SuperBlock};
 use crate::limits::{BLOCK, BLOCK_BITS};
 use crate::table_rules::TableView;
@@ -241,8 +240,12 @@ fn uuid(tables: &Tables) -> [u8; 16] {
 }
 
 /// Appends tables and trailer to a finished image.
-pub(super) fn append_tables(out: &mut Vec<u8>, view: &TableView<'_>, layer: Digest, diff_id: Digest) {
+pub(super) fn append_tables(out: &mut Vec<u8>, view: &TableView<'_>, tables: &Tables) {
     let erofs_len = out.len();
+    let (minor, compat) = match tables.recorded {
+        true => (trailer::MINOR_RECORDED, trailer::COMPAT_RECORDED),
+        false => (trailer::MINOR, 0),
+    };
     let mut append = |bytes: &[u8]| {
         let at = U64::new(out.len() as u64);
         out.extend_from_slice(bytes);
@@ -259,14 +262,14 @@ pub(super) fn append_tables(out: &mut Vec<u8>, view: &TableView<'_>, layer: Dige
         chunk_count: (view.chunks.len() as u32).into(),
         prefetch_count: (view.prefetch.len() as u32).into(),
         feature_incompat: 0.into(),
-        feature_compat: 0.into(),
-        layer: layer.0,
-        diff_id: diff_id.0,
+        feature_compat: compat.into(),
+        layer: tables.layer.0,
+        diff_id: tables.diff_id.0,
         reserved: [0; 72],
         checksum: [0; 32],
         trailer_len: (TRAILER_LEN as u32).into(),
         major: trailer::MAJOR.into(),
-        minor: trailer::MINOR.into(),
+        minor: minor.into(),
         magic: trailer::MAGIC,
     };
     let at = out.len();

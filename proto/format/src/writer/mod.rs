@@ -49,7 +49,7 @@ pub fn write_index(tree: &Tree, tables: &Tables) -> Result<Vec<u8>, FormatError>
         });
     }
     let mut bytes = emit::image(tree, &order, &xattrs, &plan, tables, len);
-    emit::append_tables(&mut bytes, &view, tables.layer, tables.diff_id);
+    emit::append_tables(&mut bytes, &view, tables);
     Index::parse(&bytes)?.check_tree()?;
     Ok(bytes)
 }
