@@ -21,8 +21,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::transport::Stream;
 use crate::transport::TransportError;
-use crate::transport::link::Stream;
 
 mod secret;
 

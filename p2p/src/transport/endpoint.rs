@@ -81,11 +81,7 @@ impl Endpoint {
         }
     }
 
-    async fn open(
-        &self,
-        stream: Box<dyn super::link::Stream>,
-        context: &Context,
-    ) -> Result<Link, TransportError> {
+    async fn open(&self, stream: Box<dyn super::Stream>, context: &Context) -> Result<Link, TransportError> {
         let id = LinkId(self.links.fetch_add(1, Ordering::Relaxed));
         Link::open(stream, id, &self.address.to_string(), context).await
     }

@@ -1,14 +1,20 @@
 //! Moving bytes between nodes: small framed messages over TLS on TCP, many requests on one connection.
 
 pub mod endpoint;
+mod happening;
 pub mod limits;
 pub mod link;
 pub mod message;
 mod outbox;
+mod pace;
+mod stream;
 
 pub use endpoint::{Endpoint, Incoming};
-pub use link::{Context, Event, Happening, Link, LinkId, Pace, Timing};
+pub use happening::{Event, Happening};
+pub use link::{Context, Link, LinkId, Timing};
 pub use message::{Message, Provenance, Wish};
+pub use pace::Pace;
+pub use stream::Stream;
 
 use self::message::Malformed;
 
