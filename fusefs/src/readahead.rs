@@ -24,12 +24,12 @@ pub(crate) struct Streams {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Stream {
+    /// Where it began.
+    begun: u64,
     /// Where the next read is expected.
     next: u64,
     /// Up to where was fetched ahead.
     ahead: u64,
-    /// Bytes to fetch ahead next time; 0 for a stream of one read.
-    window: u64,
     /// When it was last seen; 0: never.
     seen: u64,
 }
@@ -51,9 +51,9 @@ impl Streams {
         }
         if let Some(oldest) = self.streams.iter_mut().min_by_key(|stream| stream.seen) {
             *oldest = Stream {
+                begun: offset,
                 next: end,
                 ahead: end,
-                window: 0,
                 seen: clock,
             };
         }
@@ -67,13 +67,14 @@ impl Stream {
             return None;
         }
         self.next = end;
+        // As far again as it has come: a file's reader mostly stops at its end, which nobody here knows.
+        let window = end.saturating_sub(self.begun).clamp(FIRST_WINDOW, largest);
         // Half a window is left: time to ask for the next one.
-        if self.window != 0 && self.ahead.saturating_sub(end) > self.window / 2 {
+        if self.ahead.saturating_sub(end) > window / 2 {
             return None;
         }
-        self.window = (self.window * 2).clamp(FIRST_WINDOW, largest);
         let start = self.ahead.max(end);
-        self.ahead = end.saturating_add(self.window);
+        self.ahead = end.saturating_add(window);
         (start < self.ahead).then_some(start..self.ahead)
     }
 }
@@ -101,6 +102,16 @@ mod tests {
         let last = asked.last().unwrap();
         assert!(last.end - 400 * 131_072 <= LARGEST + 131_072);
         assert!(asked.len() < 30, "{} requests", asked.len());
+    }
+
+    #[test]
+    fn no_more_is_fetched_beyond_a_file_than_was_read_of_it() {
+        for reads in 2..400 {
+            let mut streams = Streams::default();
+            let asked = (0..reads).filter_map(|n| streams.on_read(n * 131_072, 131_072, LARGEST));
+            let (ahead, read) = (asked.last().unwrap().end, reads * 131_072);
+            assert!(ahead <= (2 * read).max(read + FIRST_WINDOW), "{ahead} of {read}");
+        }
     }
 
     #[test]
