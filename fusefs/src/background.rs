@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lacewing_format::Index;
+use lacewing_format::limits::BLOCK;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
@@ -113,6 +114,23 @@ impl Limits {
         self.pace
             .window
             .map_or(Duration::ZERO, |window| window.wait(since_1970))
+    }
+}
+
+/// Begins to fetch what a recorded start of a layer has read, in its order, without waiting for it. It will be read in a
+/// moment, so that it goes as what is read ahead of a reader, beside what processes wait for.
+pub(crate) fn begin_recorded(fetcher: &Fetcher, layer: &Layer, space: &Space) {
+    let view = layer.index.view();
+    if !view.recorded() || !space.roomy() {
+        return;
+    }
+    for batch in hot_batches(&view, |frame| layer.has(frame)) {
+        let Some(part) = layer.parts.get(view.frame_device(batch.start)) else {
+            continue;
+        };
+        let (first, last) = (part.of.blocks(batch.start), part.of.blocks(batch.end - 1));
+        let bytes = u64::from(first.start) * BLOCK as u64..u64::from(last.end) * BLOCK as u64;
+        fetcher.ahead(&part.volume, bytes);
     }
 }
 

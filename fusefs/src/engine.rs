@@ -291,7 +291,11 @@ impl Engine {
             .map(|layer| layer.id)
     }
 
-    fn get(&self, id: LayerId) -> Result<Arc<Layer>> {
+    pub(crate) fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    pub(crate) fn get(&self, id: LayerId) -> Result<Arc<Layer>> {
         let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
         layers.get(&id).cloned().ok_or(Error::NoLayer(id))
     }
@@ -329,6 +333,7 @@ impl Engine {
         let direct = self.trees.direct() && self.may_be_direct(&layer)?;
         let path = self.show_layer(&layer, copy, direct)?;
         if !direct && self.options.background {
+            background::begin_recorded(&self.fetcher, &layer, &self.keeping.space);
             let _ = self.completing.send(Ask { layer, now: false });
         }
         Ok(Shown { path, direct })

@@ -32,6 +32,9 @@ pub enum Error {
     /// The layer is incomplete and no connection is being served, so a mount would wait for ever.
     #[error("layer {0} is incomplete and nothing serves its bytes")]
     NotServing(LayerId),
+    /// As many recordings as may be are under way. Retrying helps once one has ended.
+    #[error("others record already; one of them must end first")]
+    TooManyRecordings,
     /// A file or directory of the store could not be used. Retrying helps once its cause is gone.
     #[error("{what} {path}: {source}")]
     Io {

@@ -351,6 +351,7 @@ impl Thread {
         };
         let range = packfs::clamp(volume.pack.len(), read.offset, read.size.min(MAX_READ));
         let len = (range.end - range.start) as usize;
+        server.volumes.recorder.note(volume.pack.number(), range.clone());
         let ahead = server.fetcher.on_read(&volume, &range);
         let outcome = match self.hit(header, &volume.pack, &range) {
             Ok(true) => {

@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::follow::Follow;
 use crate::indexes::MappedIndex;
 use crate::readahead::Streams;
+use crate::record::Recorder;
 use crate::report::LayerId;
 use crate::store::pack::{Pack, PackNumber};
 use crate::windows::Windows;
@@ -218,6 +219,8 @@ pub(crate) struct Volumes {
     pub(crate) windows: Windows,
     /// Who asks, on all connections.
     pub(crate) follow: Follow,
+    /// Who records what is read, on all connections.
+    pub(crate) recorder: Arc<Recorder>,
 }
 
 impl Volumes {

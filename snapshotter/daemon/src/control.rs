@@ -12,18 +12,19 @@ use lacewing_rpc::control::control_server::{Control as ControlService, ControlSe
 use lacewing_rpc::control::{
     Broken, CollectRequest, CollectResponse, CompleteRequest, CompleteResponse, ExplainRequest,
     ExplainResponse, Feature, GetRequest, GiveBackRequest, Layer, PinRequest, PinResponse, PreheatRequest,
-    PreheatResponse, StatusRequest, StatusResponse, Store, SwarmRequest, SwarmResponse,
+    PreheatResponse, RecordRequest, StatusRequest, StatusResponse, Store, SwarmRequest, SwarmResponse,
 };
 use lacewing_snapshotter::{
     CHAIN_ID_LABEL, IMAGE_LABEL, LAYER_LABEL, LayerEntry, LayerRef, MountError, Snapshotter,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::adapters::layers::NodeLayers;
 use crate::adapters::p2p::Peers;
 use crate::give_back::{GivenStream, Giver};
 use crate::meters::Meters;
 use crate::pin::{Pin, Pins};
+use crate::record::{self, RecordStream};
 use crate::swarm;
 
 /// What tells this worker from others.
@@ -294,6 +295,21 @@ impl ControlService for Control {
     ) -> Result<Response<CompleteResponse>, Status> {
         let this = self.clone();
         aside(move || this.do_complete(&request.get_ref().image)).await
+    }
+
+    type RecordStream = RecordStream;
+
+    async fn record(
+        &self,
+        request: Request<Streaming<RecordRequest>>,
+    ) -> Result<Response<Self::RecordStream>, Status> {
+        let mut requests = request.into_inner();
+        let none = || Status::invalid_argument("no image is named");
+        let image = requests.message().await?.ok_or_else(none)?.image;
+        Pin::parse(&image).map_err(Status::invalid_argument)?;
+        let this = self.clone();
+        let layers = move || this.layers_of(&image);
+        record::serve(self.engine.clone(), requests, layers).map(Response::new)
     }
 
     type GiveBackStream = GivenStream;

@@ -1,7 +1,13 @@
 //! `lacewing convert`: options to the converter, its report to people or machines.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
-use lacewing_converter::{ConvertOptions, Report};
+use lacewing_converter::limits::MAX_RECORD;
+use lacewing_converter::{ConvertOptions, Record, Report};
 use lacewing_oci::Reference;
 
 use crate::cli::ConvertArgs;
@@ -56,12 +62,22 @@ fn options(args: &ConvertArgs) -> Result<ConvertOptions> {
         .map(|text| reference(text))
         .collect::<Result<_>>()?;
     options.auto_dedup = !args.no_dedup;
+    options.record = args.record.as_deref().map(read_record).transpose()?;
     options.native = args.native;
     options.dry_run = args.dry_run;
     options.jobs = args.jobs.map_or(0, usize::from);
     let all = args.platforms.iter().any(|platform| platform == "all");
     options.platforms = if all { Vec::new() } else { args.platforms.clone() };
     Ok(options)
+}
+
+/// Reads the file of `--record`, at most as much as a record may have.
+fn read_record(file: &Path) -> Result<Arc<Record>> {
+    let mut bytes = Vec::new();
+    let read = File::open(file).and_then(|opened| opened.take(MAX_RECORD + 1).read_to_end(&mut bytes));
+    read.map_err(|error| WrongUse(format!("{}: {error}", file.display())))?;
+    let record = Record::parse(&bytes).with_context(|| file.display().to_string())?;
+    Ok(Arc::new(record))
 }
 
 fn text(report: &Report) -> String {
@@ -82,6 +98,14 @@ fn text(report: &Report) -> String {
         bytes(new),
         percent(new, report.layer_len)
     ));
+    if report.record_files > 0 {
+        text.push_str(&format!(
+            "{} that the record names come first; {} of its {} files are in the image\n",
+            bytes(report.recorded_len),
+            report.record_files_found,
+            report.record_files
+        ));
+    }
     text.push_str(&format!(
         "{} plain in {:.1} s, {:.1} s of CPU\n",
         bytes(report.plain_len),

@@ -44,6 +44,7 @@ mod pin;
 mod places;
 mod progress;
 mod pull;
+mod record;
 mod registry;
 mod status;
 mod succession;
@@ -111,6 +112,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(args),
         Command::Status(args) => status::run(args).map(|()| Outcome::Done),
         Command::Pull(args) => pull::run(args).map(|()| Outcome::Done),
+        Command::Record(args) => record::run(args).map(|()| Outcome::Done),
         Command::Pin(args) => pin::run(args, true).map(|()| Outcome::Done),
         Command::Unpin(args) => pin::run(args, false).map(|()| Outcome::Done),
         Command::Gc(args) => gc::run(args).map(|()| Outcome::Done),

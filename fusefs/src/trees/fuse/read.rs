@@ -229,7 +229,9 @@ fn go_ahead(server: &Server, layer: &Layer, piece: Piece) {
         return;
     };
     let Ok(volume) = volume(layer, device) else { return };
-    if let Some(ahead) = server.fetcher.on_read(volume, &(offset..offset + piece.len as u64)) {
+    let range = offset..offset.saturating_add(piece.len as u64);
+    server.volumes.recorder.note(volume.pack.number(), range.clone());
+    if let Some(ahead) = server.fetcher.on_read(volume, &range) {
         server.fetcher.ahead(volume, ahead);
     }
 }

@@ -45,6 +45,9 @@ pub(crate) struct ConvertArgs {
     /// Store every chunk anew, even what earlier images in DST's repository hold
     #[arg(long, conflicts_with = "dedup_against")]
     pub(crate) no_dedup: bool,
+    /// What a start of the image reads, by `lacewing record`: stored in front, and fetched before it is asked for
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
     /// Leave the original layers out: smallest, but only nodes with Lacewing can run it
     #[arg(long)]
     pub(crate) native: bool,

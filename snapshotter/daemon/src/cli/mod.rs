@@ -9,7 +9,7 @@ mod serving;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use images::{CheckArgs, ConvertArgs, InspectArgs, MountArgs, RegistryArgs};
-pub(crate) use node::{DoctorArgs, GcArgs, PinArgs, PullArgs, StatusArgs};
+pub(crate) use node::{DoctorArgs, GcArgs, PinArgs, PullArgs, RecordArgs, StatusArgs};
 pub(crate) use peers::{ExplainArgs, GetArgs, TopArgs};
 pub(crate) use serving::{DaemonArgs, WorkerArgs};
 
@@ -96,6 +96,13 @@ pub(crate) enum Command {
     /// Pulls through containerd's CRI, unless the image is here already. With --complete it returns when every byte is on
     /// this node, whatever the hour and the rate that the configuration allows for that.
     Pull(PullArgs),
+    /// Write down what an image's start reads, for `lacewing convert --record`
+    ///
+    /// Notes what is read of a lazy image on this node while COMMAND runs (without one, until Ctrl-C), and writes it to FILE:
+    /// files and ranges of them, in the order of first reads. An image converted with that file has these bytes in front,
+    /// and nodes fetch them before they are asked for. Start the image where it was not started before: what the kernel
+    /// has in its cache is not seen.
+    Record(RecordArgs),
     /// Keep an image's bytes on this node, however little they are read
     Pin(PinArgs),
     /// Let an image's bytes be given up again when room is short

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::DEFAULT_ADDRESS;
+use crate::places::DEFAULT_ADDRESS;
 
 /// `lacewing status`
 #[derive(Debug, Args)]
@@ -79,6 +79,26 @@ pub(crate) struct PullArgs {
     /// The daemon's socket
     #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
     pub(crate) address: PathBuf,
+}
+
+/// `lacewing record`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lacewing record registry.example/app:1 app.record -- \\
+      ctr run --rm --snapshotter lacewing registry.example/app:1 start /app/ready
+  lacewing convert --record app.record app:1 registry.example/app:1")]
+pub(crate) struct RecordArgs {
+    /// The image, as containerd knows it; it may be pulled by COMMAND
+    pub(crate) image: String,
+    /// Where the record is written
+    pub(crate) file: PathBuf,
+    /// The daemon's socket
+    #[arg(long, value_name = "SOCK", default_value_os_t = crate::places::address())]
+    pub(crate) address: PathBuf,
+    /// What starts a container of the image; it ends when that is ready
+    #[arg(last = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
 }
 
 /// `lacewing pin`, `lacewing unpin`
