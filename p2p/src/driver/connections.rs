@@ -94,7 +94,7 @@ impl Loop {
         let message = Deferred::Message(Message::Exchange { bytes });
         match self.links.send(peer, message, Instant::now()) {
             Way::Dial(address) => self.dial(peer, address),
-            Way::None => self.unanswered(to),
+            Way::None => self.calling.unanswered(to),
             Way::Sent | Way::Waits => {}
         }
     }
@@ -132,7 +132,7 @@ impl Loop {
         let failed = failed.map(|(request, _)| *request).collect();
         self.unreachable(failed);
         if let Some(address) = self.links.address(peer) {
-            self.unanswered(address);
+            self.calling.unanswered(address);
         }
     }
 }

@@ -270,7 +270,11 @@ impl Loop {
             Command::Explain(piece, reply) => {
                 let _ = reply.send(self.explained(&piece));
             }
-            Command::Call(to, question, reply) => self.call(to, &question, reply),
+            Command::Call(to, question, reply) => {
+                if let Some(message) = self.calling.ask(to, &question, reply) {
+                    self.gossip(to, message);
+                }
+            }
             Command::Answer(calls) => self.calling.answers = Some(calls),
             Command::Firsts(piece, reply) => {
                 let firsts = self.swarm.firsts(&piece, FIRSTS).into_iter();
@@ -355,7 +359,7 @@ impl Loop {
                 let failed = self.links.failed(peer, Instant::now());
                 self.unreachable(failed);
                 if let Some(address) = self.links.address(peer) {
-                    self.unanswered(address);
+                    self.calling.unanswered(address);
                 }
             }
             Done::Judged {

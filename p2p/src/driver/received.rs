@@ -56,10 +56,8 @@ impl Loop {
                 self.tell(Event::Refused { request, reason });
             }
             Happening::Exchanged(bytes) => {
-                if let Some(address) = self.links.address(peer)
-                    && !self.called(address, &bytes)
-                {
-                    self.members.take(address, bytes);
+                if let Some(address) = self.links.address(peer) {
+                    self.exchanged(address, bytes);
                 }
             }
             Happening::Closed(error) => {
@@ -68,6 +66,17 @@ impl Loop {
             }
             // An asker's message on a connection of ours.
             Happening::Requested(..) | Happening::Cancelled(_) | Happening::Promoted(_) => {}
+        }
+    }
+
+    /// Takes a message that is not about pieces: a call, or one between members.
+    fn exchanged(&mut self, from: SocketAddr, bytes: Bytes) {
+        let done = self.done.clone();
+        let say = move |answer| {
+            let _ = done.send(Done::Say(from, answer));
+        };
+        if !self.calling.take(from, &bytes, say) {
+            self.members.take(from, bytes);
         }
     }
 
