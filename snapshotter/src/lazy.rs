@@ -21,7 +21,7 @@ use crate::layer_ref::{CHAIN_ID_LABEL, IMAGE_LABEL};
 use crate::layers::{LayerRequest, Offer};
 use crate::metastore::NewLazy;
 use crate::snapshot::{Stamp, kept_labels};
-use crate::snapshotter::{Inner, NewCall, Snapshotter};
+use crate::snapshotter::{Inner, NewCall, Offered, Snapshotter};
 
 /// Hex digits of the parent's digest in a name: 128 bits, so that no two parents are taken for each other.
 const PARENT_DIGITS: usize = 32;
@@ -37,15 +37,6 @@ pub(crate) fn name(parent: &str, chain_id: &str) -> String {
     }
     let hex = Digest::of(parent.as_bytes()).hex();
     format!("lacewing/{chain_id}@{}", &hex[..PARENT_DIGITS])
-}
-
-/// What became of a layer that containerd asked for.
-#[derive(Debug)]
-pub(crate) enum Offered {
-    /// A lazy snapshot is there.
-    There { chain_id: String },
-    /// containerd must unpack it.
-    Ordinary { reason: String },
 }
 
 impl Snapshotter {

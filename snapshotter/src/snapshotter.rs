@@ -12,7 +12,6 @@ use crate::error::Error;
 use crate::idmap;
 use crate::layer_ref::CHAIN_ID_LABEL;
 use crate::layers::Layers;
-use crate::lazy::Offered;
 use crate::limits::MAX_NAME;
 use crate::metastore::{Metastore, NewSnapshot};
 use crate::mounts::{Mount, OverlayOptions, Place, mounts};
@@ -54,6 +53,15 @@ pub(crate) struct NewCall {
     pub(crate) parent: String,
     pub(crate) labels: HashMap<String, String>,
     pub(crate) traceparent: Option<String>,
+}
+
+/// What became of a layer that containerd asked for.
+#[derive(Debug)]
+pub(crate) enum Offered {
+    /// A lazy snapshot is there.
+    There { chain_id: String },
+    /// containerd must unpack it.
+    Ordinary { reason: String },
 }
 
 impl Snapshotter {
