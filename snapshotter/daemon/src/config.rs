@@ -20,12 +20,6 @@ use crate::places;
 use raw::{Raw, parse, read};
 use values::{absolute, collector, configured, listen, seconds, size, socket, window};
 
-/// Where the daemon keeps everything, unless told otherwise.
-pub(crate) const DEFAULT_ROOT: &str = "/var/lib/lacewing";
-/// The socket containerd's proxy plugin connects to, unless told otherwise.
-pub(crate) const DEFAULT_ADDRESS: &str = "/run/lacewing/lacewing.sock";
-/// Read if it exists and `--config` is not given.
-pub(crate) const DEFAULT_FILE: &str = "/etc/lacewing/config.toml";
 /// Metrics and status page: for this node alone, unless told otherwise.
 pub(crate) const DEFAULT_HTTP: &str = "127.0.0.1:9763";
 

@@ -2,7 +2,12 @@
 
 use std::path::PathBuf;
 
-use crate::config::{DEFAULT_ADDRESS, DEFAULT_FILE, DEFAULT_ROOT};
+/// Where the daemon keeps everything, unless told otherwise.
+pub(crate) const DEFAULT_ROOT: &str = "/var/lib/lacewing";
+/// The socket containerd's proxy plugin connects to, unless told otherwise.
+pub(crate) const DEFAULT_ADDRESS: &str = "/run/lacewing/lacewing.sock";
+/// Read if it exists and `--config` is not given.
+pub(crate) const DEFAULT_FILE: &str = "/etc/lacewing/config.toml";
 
 /// The environment's words, as far as they matter here.
 struct Home<'a> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::DEFAULT_ADDRESS;
+use crate::places::DEFAULT_ADDRESS;
 
 /// `lacewing get`
 #[derive(Debug, Args)]

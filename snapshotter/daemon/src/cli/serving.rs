@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{DEFAULT_ADDRESS, DEFAULT_FILE, DEFAULT_ROOT};
+use crate::places::{DEFAULT_ADDRESS, DEFAULT_FILE, DEFAULT_ROOT};
 
 /// `lacewing daemon`
 #[derive(Debug, Clone, Args)]

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::places::{DEFAULT_ADDRESS, DEFAULT_ROOT};
 
 fn config(text: &str) -> Result<Config, String> {
     let raw = parse(Path::new("test.toml"), text).map_err(|e| e.to_string())?;
