@@ -164,4 +164,26 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{line}");
         }
     }
+
+    /// Without root a daemon serves in its user's own folders. Some commands asked there, others at the system's place.
+    #[test]
+    fn every_command_asks_where_the_daemon_serves() {
+        for line in [
+            "status",
+            "pull a",
+            "record a b",
+            "pin a",
+            "unpin a",
+            "gc",
+            "get https://a/b",
+            "top",
+            "explain a",
+        ] {
+            let line = format!("lacewing {line}");
+            let found = Cli::command().get_matches_from(line.split_whitespace());
+            let (_, found) = found.subcommand().unwrap();
+            let address = found.get_one::<std::path::PathBuf>("address");
+            assert_eq!(address, Some(&crate::places::address()), "{line}");
+        }
+    }
 }

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::places::DEFAULT_ADDRESS;
+use crate::places;
 
 /// `lacewing status`
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// The daemon's socket
-    #[arg(long, value_name = "SOCK", default_value_os_t = crate::places::address())]
+    #[arg(long, value_name = "SOCK", default_value_os_t = places::address())]
     pub(crate) address: PathBuf,
     /// Print everything as JSON
     #[arg(long)]
@@ -77,7 +77,7 @@ pub(crate) struct PullArgs {
     #[arg(long, value_name = "SOCK", default_value = "/run/containerd/containerd.sock")]
     pub(crate) containerd: PathBuf,
     /// The daemon's socket
-    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    #[arg(long, value_name = "SOCK", default_value_os_t = places::address())]
     pub(crate) address: PathBuf,
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct RecordArgs {
     /// Where the record is written
     pub(crate) file: PathBuf,
     /// The daemon's socket
-    #[arg(long, value_name = "SOCK", default_value_os_t = crate::places::address())]
+    #[arg(long, value_name = "SOCK", default_value_os_t = places::address())]
     pub(crate) address: PathBuf,
     /// What starts a container of the image; it ends when that is ready
     #[arg(last = true)]
@@ -108,7 +108,7 @@ pub(crate) struct PinArgs {
     /// The image; it may come later
     pub(crate) image: String,
     /// The daemon's socket
-    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    #[arg(long, value_name = "SOCK", default_value_os_t = places::address())]
     pub(crate) address: PathBuf,
 }
 
@@ -116,6 +116,6 @@ pub(crate) struct PinArgs {
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
     /// The daemon's socket
-    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    #[arg(long, value_name = "SOCK", default_value_os_t = places::address())]
     pub(crate) address: PathBuf,
 }

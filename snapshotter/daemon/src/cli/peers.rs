@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::places::DEFAULT_ADDRESS;
+use crate::places;
 
 /// `lacewing get`
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(crate) struct GetArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// The daemon's socket
-    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    #[arg(long, value_name = "SOCK", default_value_os_t = places::address())]
     pub(crate) address: PathBuf,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct TopArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// The daemon's socket
-    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    #[arg(long, value_name = "SOCK", default_value_os_t = places::address())]
     pub(crate) address: PathBuf,
 }
 
@@ -58,6 +58,6 @@ pub(crate) struct ExplainArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// The daemon's socket
-    #[arg(long, value_name = "SOCK", default_value = DEFAULT_ADDRESS)]
+    #[arg(long, value_name = "SOCK", default_value_os_t = places::address())]
     pub(crate) address: PathBuf,
 }
