@@ -71,9 +71,7 @@ impl Swarm {
         let ask = flight.asks.remove(index);
         self.peers.lives(ask.peer, self.now);
         self.arrivals.taken(ask.sent);
-        if !ask.blamed {
-            self.peers.gives(ask.peer);
-        }
+        self.peers.gives(ask.peer, self.now, !ask.blamed);
         self.counts.received += 1;
         self.overtakes(ask.request);
         self.complete(at, actions);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::ask::FLIGHT_BITS;
-use super::flight::Flight;
+use super::flight::{Ask, Flight};
 use super::time::Time;
 use super::{RequestId, Swarm};
 
@@ -79,28 +79,36 @@ impl Swarm {
         self.is_overtaken(flight) || !self.arrivals.flows(self.now, patience)
     }
 
-    /// Whether all who owe a piece are slow.
-    pub(super) fn owed_by_slow(&self, at: usize) -> bool {
-        let flight = self.flights[at].as_ref();
-        flight.is_some_and(|flight| {
-            let mut asked = flight.asks.iter().filter(|ask| !ask.silent);
-            !flight.asks.is_empty() && asked.all(|ask| self.peers.is_late(ask.peer, self.now))
-        })
+    /// Whether all who were asked for a piece are slow, or silent.
+    pub(super) fn is_owed_by_slow(&self, flight: &Flight) -> bool {
+        let slow = |ask: &Ask| ask.silent || self.peers.is_late(ask.peer, self.now);
+        flight.asks.iter().all(slow)
     }
 
     /// Counts against those who owe a piece that is held up, once for each. Whom more speaks against than for is slow: for a
-    /// while others are asked before it, if there are any.
+    /// while others are asked in its place, and for what it owes, too. One that has given something since it was asked, or that
+    /// uploads about as fast as others do, is only busy.
     pub(super) fn blame(&mut self, at: usize) {
+        let usual = f64::from(self.usual_rate());
         let Some(flight) = self.flights[at].as_mut() else {
             return;
         };
+        let mut slow = Vec::new();
         for ask in flight.asks.iter_mut().filter(|ask| !ask.blamed) {
+            let swift = f64::from(self.peers.rate(ask.peer)) > usual * self.config.leaf_below;
+            if swift || self.peers.gave(ask.peer) > ask.sent {
+                continue;
+            }
             ask.blamed = true;
             if self.peers.owes(ask.peer) >= ENOUGH_OWED
                 && self.peers.late(ask.peer, self.now, self.config.pass_over)
             {
-                self.counts.late += 1;
+                slow.push(ask.peer);
             }
+        }
+        for peer in slow {
+            self.counts.late += 1;
+            self.do_not_expect_of(peer);
         }
     }
 }

@@ -15,6 +15,8 @@ const MOST_ASKS: usize = 2;
 const ROUND_PAUSE: Duration = Duration::from_millis(250);
 /// Earliest members that stand in when all ancestors fail, and later ones asked whether they hold a piece.
 const STAND_INS: usize = 16;
+/// Earliest members that a node asks that is behind.
+const FIRSTS: usize = 3;
 /// The lower bits of a request's name tell the flight.
 pub(super) const FLIGHT_BITS: u32 = 24;
 
@@ -25,7 +27,7 @@ impl Swarm {
             self.ask(at, peer, false, actions);
             return;
         }
-        if self.ask_first(at, actions) {
+        if self.ask_firsts(at, actions) {
             return;
         }
         let Some(flight) = self.flights[at].as_ref() else {
@@ -59,8 +61,13 @@ impl Swarm {
         let usable = |peer: &PeerId| !flight.tried.contains(peer) && self.standing(*peer) == Standing::Good;
         let swift = |peer: &PeerId| usable(peer) && !self.peers.is_late(*peer, self.now);
         let mut found = ancestors.iter().copied().find(swift);
-        found = found.or_else(|| ancestors.iter().copied().find(usable));
-        if found.is_none() && (flight.idle() || flight.asks.len() >= MOST_ASKS) {
+        // Before a slow one is asked who stands before this node, the origin is.
+        let slow_too =
+            found.is_none() && (flight.origin.is_none() || flight.origin_failed || !self.near_origin(tree));
+        if slow_too {
+            found = ancestors.iter().copied().find(usable);
+        }
+        if slow_too && found.is_none() && (flight.idle() || flight.asks.len() >= MOST_ASKS) {
             let order = self.view.order(self.me, tree);
             let rank = order.map_or(0, |order| order.rank(tree.distance(self.me)));
             let earliest = (0..rank.min(STAND_INS)).filter_map(|rank| order?.at(rank));
@@ -70,33 +77,32 @@ impl Swarm {
         found
     }
 
-    /// A slow node that has nobody before it in the tree asks the first of those who can be asked, which mostly has the piece
-    /// already, before it goes to the origin. Tells whether it did.
-    fn ask_first(&mut self, at: usize, actions: &mut Vec<Action>) -> bool {
+    /// A node that is behind asks those at the beginning of the tree whether they have the piece, or get it from the origin, before
+    /// it goes there itself. Tells whether it does.
+    pub(super) fn ask_firsts(&mut self, at: usize, actions: &mut Vec<Action>) -> bool {
         let Some(flight) = self.flights[at].as_ref() else {
             return false;
         };
-        let leaf = self.leaf.announced || self.view.member(self.me).is_some_and(|me| me.leaf);
-        if !leaf
-            || !flight.tried.is_empty()
+        let tree = flight.tree;
+        if !self.is_behind_others()
+            || flight.asks.len() >= MOST_ASKS
             || flight.at_origin != AtOrigin::No
-            || !self.view.knows(flight.tree)
+            || !self.view.knows(tree)
         {
             return false;
         }
-        let order = self.view.order(self.me, flight.tree);
-        let first = order.and_then(|order| {
-            (0..2)
-                .filter_map(|rank| order.at(rank))
-                .find(|first| *first != self.me)
+        let first = self.view.order(self.me, tree).and_then(|order| {
+            let firsts = (0..FIRSTS).filter_map(|rank| order.at(rank));
+            let usable =
+                |peer: &PeerId| !flight.tried.contains(peer) && self.standing(*peer) == Standing::Good;
+            let swift =
+                |peer: &PeerId| *peer != self.me && usable(peer) && !self.peers.is_late(*peer, self.now);
+            firsts.into_iter().find(swift)
         });
-        match first.filter(|first| self.standing(*first) == Standing::Good) {
-            Some(first) => {
-                self.ask(at, first, true, actions);
-                true
-            }
-            None => false,
+        if let Some(first) = first {
+            self.ask(at, first, true, actions);
         }
+        first.is_some()
     }
 
     /// Asks a later member whether it holds the piece, when the origin does not deliver. It answers from its store or not

@@ -103,6 +103,10 @@ pub struct Swarm {
     /// Median upload rate of the zone, KiB a second, and when it was computed.
     median: Option<(u32, Time)>,
     leaf: Leaf,
+    /// When it came to know other members.
+    joined: Option<Time>,
+    /// How many more requests of peers were called off, for they were too slow to come, than were served.
+    let_down: u32,
     counts: Status,
     scratch: Vec<PeerId>,
 }
@@ -147,6 +151,8 @@ impl Swarm {
             hedges_left: patience::MOST_HEDGES,
             median: None,
             leaf: Leaf::default(),
+            joined: None,
+            let_down: 0,
             counts: Status::default(),
             scratch: Vec::new(),
         }
@@ -212,6 +218,7 @@ impl Swarm {
 
     fn members_changed(&mut self, view: Arc<View>, actions: &mut Vec<Action>) {
         self.view = Arc::clone(&view);
+        self.joined.get_or_insert(self.now);
         self.peers.tidy(self.now, |peer| view.member(peer).is_some());
         self.fail_asks_of(|asked| view.member(asked).is_none(), actions);
     }
@@ -241,6 +248,13 @@ impl Swarm {
 
     /// What so many bytes take an ordinary node of the zone; zero if nobody told how fast it is.
     fn usual_time(&mut self, len: u64) -> Duration {
+        let usual = u64::from(self.usual_rate());
+        let micros = (len.saturating_mul(1_000_000) / 1024).checked_div(usual);
+        micros.map_or(Duration::ZERO, Duration::from_micros)
+    }
+
+    /// How fast an ordinary node of the zone uploads, KiB a second; 0 if nobody told.
+    fn usual_rate(&mut self) -> u32 {
         if self
             .median
             .is_none_or(|(_, at)| self.now.since(at) > MEDIAN_HOLDS)
@@ -249,9 +263,14 @@ impl Swarm {
             let median = (self.peers.median_rate(self.zone(self.me))).unwrap_or(self.rate.kib_per_second());
             self.median = Some((median, self.now));
         }
-        let usual = u64::from(self.median.map_or(0, |median| median.0));
-        let micros = (len.saturating_mul(1_000_000) / 1024).checked_div(usual);
-        micros.map_or(Duration::ZERO, Duration::from_micros)
+        self.median.map_or(0, |median| median.0)
+    }
+
+    /// Whether others may well have what this node has yet to get: it is new, or comes too late for those who ask it.
+    fn is_behind_others(&self) -> bool {
+        let new = self.joined.is_some_and(|joined| self.now.since(joined) < NEW_FOR);
+        let leaf = self.leaf.announced || self.view.member(self.me).is_some_and(|me| me.leaf);
+        new || leaf || self.let_down >= LET_DOWN
     }
 
     /// Keeps an eye on this node's own speed: one look a second while it uploads.
@@ -282,6 +301,14 @@ impl Swarm {
 
 /// Fewer pieces are counted as so many.
 const LEAST_UNDER_WAY: u64 = 8;
+
+/// So many more requests called off than served show that this node is slow; of those that are called off at once, when an
+/// asker ends, no more than the other number count.
+const LET_DOWN: u32 = 3;
+const MOST_LET_DOWN: u32 = 2 * LET_DOWN;
+
+/// A member is new for so long.
+const NEW_FOR: Duration = Duration::from_secs(60);
 
 /// For how long a median is good enough.
 const MEDIAN_HOLDS: Duration = Duration::from_millis(50);

@@ -49,14 +49,14 @@ impl Swarm {
         let (Some(origin), tree) = (flight.origin, flight.tree) else {
             return false;
         };
-        // Whoever is at work on it may only be busy, and this node's own link behind. The first hedge goes to a peer.
-        let (patience, pause) = (self.patience(at), self.idle_pause(at));
+        // Whoever is at work on it may only be busy, or the registry slow, which it would be to this node, too.
+        let patience = self.patience(at);
         let Some(flight) = self.flights[at].as_ref() else {
             return false;
         };
         let (busy, class) = (!flight.idle(), flight.class);
-        let near =
-            self.near_origin(tree) && !(busy && class == Class::Prefetch && !self.is_held_up(flight, pause));
+        let in_vain = || self.is_owed_by_slow(flight) || self.is_lost(flight, patience);
+        let near = self.near_origin(tree) && (!busy || in_vain());
         let no_progress = !busy
             || !self.arrivals.flows(self.now, self.config.origin_patience)
             || self.now.since(flight.started) > patience.saturating_mul(LOST);
@@ -130,9 +130,11 @@ impl Swarm {
                 return;
             };
             let origin = self.flights[at].as_ref().and_then(|flight| flight.origin);
-            if let (Some(_), Some(origin)) = (queued(self, at), origin)
-                && !self.go_to_origin(at, origin, actions)
-            {
+            let (Some(_), Some(origin)) = (queued(self, at), origin) else {
+                continue;
+            };
+            self.set_origin(at, AtOrigin::No);
+            if !self.ask_firsts(at, actions) && !self.go_to_origin(at, origin, actions) {
                 self.advance(at, actions);
             }
         }

@@ -166,7 +166,8 @@ impl Swarm {
         }
         let blocking = flight.class == Class::Blocking;
         self.blame(at);
-        if blocking && self.owed_by_slow(at) {
+        let flight = self.flights[at].as_ref();
+        if blocking && flight.is_some_and(|flight| !flight.asks.is_empty() && self.is_owed_by_slow(flight)) {
             self.ask_another(at, actions);
         }
     }
@@ -220,7 +221,7 @@ impl Swarm {
 
     /// Whether those who were asked are silent in everything. One that gives other pieces meanwhile is slow, not dead: that is
     /// what the budget is for.
-    fn is_lost(&self, flight: &Flight, patience: Duration) -> bool {
+    pub(super) fn is_lost(&self, flight: &Flight, patience: Duration) -> bool {
         let heard = flight.asks.iter().map(|ask| self.peers.heard(ask.peer)).max();
         let heard = flight.waits_since().max(heard.unwrap_or(Time(0)));
         // Before anything has come, all may wait for a busy registry.

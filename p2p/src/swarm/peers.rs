@@ -17,6 +17,8 @@ pub(crate) struct Peers {
     late: BTreeMap<PeerId, Time>,
     /// How many more pieces of theirs were overtaken than came in time.
     owing: BTreeMap<PeerId, u32>,
+    /// When a peer last gave a piece.
+    gave: BTreeMap<PeerId, Time>,
     liars: BTreeMap<PeerId, Time>,
     rates: BTreeMap<PeerId, (ZoneId, u32)>,
     /// When a member last gave a sign of life.
@@ -41,7 +43,7 @@ impl Peers {
         before.is_none_or(|until| until <= now)
     }
 
-    /// Others are asked before this one for a while; what it answers meanwhile does not change that. Tells whether that is news.
+    /// Others are asked in its place for a while; what it answers meanwhile does not change that. Tells whether that is news.
     pub(crate) fn late(&mut self, peer: PeerId, now: Time, pause: Duration) -> bool {
         self.owing.remove(&peer);
         let before = self.late.insert(peer, now.after(pause));
@@ -60,11 +62,17 @@ impl Peers {
         *owing
     }
 
-    /// The peer has given a piece in time.
-    pub(crate) fn gives(&mut self, peer: PeerId) {
-        if let Some(owing) = self.owing.get_mut(&peer) {
+    /// The peer has given a piece, and in time unless that was counted against it.
+    pub(crate) fn gives(&mut self, peer: PeerId, now: Time, in_time: bool) {
+        self.gave.insert(peer, now);
+        if in_time && let Some(owing) = self.owing.get_mut(&peer) {
             *owing = owing.saturating_sub(1);
         }
+    }
+
+    /// When it last gave a piece; the beginning of time if it never did.
+    pub(crate) fn gave(&self, peer: PeerId) -> Time {
+        self.gave.get(&peer).copied().unwrap_or(Time(0))
     }
 
     pub(crate) fn cut_off(&mut self, peer: PeerId, now: Time, pause: Duration) {
@@ -93,6 +101,11 @@ impl Peers {
         }
     }
 
+    /// What a peer told of its upload rate, KiB a second; 0 if it did not.
+    pub(crate) fn rate(&self, peer: PeerId) -> u32 {
+        self.rates.get(&peer).map_or(0, |rate| rate.1)
+    }
+
     /// Median of what peers of the zone told of their upload rates, KiB a second; `None` if fewer than three did.
     pub(crate) fn median_rate(&self, zone: ZoneId) -> Option<u32> {
         let in_zone = self.rates.values().filter(|rate| rate.0 == zone);
@@ -106,6 +119,7 @@ impl Peers {
         self.silent.retain(|_, until| now < *until);
         self.late.retain(|_, until| now < *until);
         self.owing.retain(|peer, _| stays(*peer));
+        self.gave.retain(|peer, _| stays(*peer));
         self.liars.retain(|_, until| now < *until);
         self.rates.retain(|peer, _| stays(*peer));
         self.heard.retain(|peer, _| stays(*peer));

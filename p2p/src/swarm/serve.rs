@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::explain::Standing;
 use super::flight::{AtOrigin, NEVER};
 use super::uploads::{Key, Stage};
-use super::{Action, Event, Hint, OriginId, PeerId, Refusal, Swarm, TreeId, demand, view};
+use super::{Action, Event, Hint, MOST_LET_DOWN, OriginId, PeerId, Refusal, Swarm, TreeId, demand, view};
 use crate::piece::{Class, PieceId};
 
 /// A request as it came in.
@@ -56,15 +56,17 @@ impl Swarm {
             }
             Event::RequestPromoted { from, request } => self.request_promoted((from, request), actions),
             Event::RequestCancelled { from, request } => {
-                if let Some(stage) = self.drop_request((from, request), actions)
-                    && let Stage::Active(_) = stage
-                {
-                    actions.push(Action::StopUpload { to: from, request });
+                if let Some(stage) = self.drop_request((from, request), actions) {
+                    self.let_down = (self.let_down + 1).min(MOST_LET_DOWN);
+                    if let Stage::Active(_) = stage {
+                        actions.push(Action::StopUpload { to: from, request });
+                    }
                 }
             }
             Event::Uploaded { to, request, took } => {
                 if let Some(done) = self.uploads.remove((to, request)) {
                     self.counts.uploaded += 1;
+                    self.let_down = self.let_down.saturating_sub(1);
                     self.rate.add(self.now, to, u64::from(done.piece.len), took);
                 }
             }
@@ -128,16 +130,18 @@ impl Swarm {
         if incoming.here {
             return None;
         }
+        let flight = self.by_piece.get(&incoming.piece);
+        let flight = flight.and_then(|at| self.flights[*at].as_ref());
         if incoming.held_only {
-            return Some(Refusal::Unavailable);
+            // From the origin it comes without waiting for anybody, so that there is no circle.
+            let comes = flight.is_some_and(|flight| flight.at_origin != AtOrigin::No);
+            return (!comes).then_some(Refusal::Unavailable);
         }
         let tree = incoming.tree;
         let later = tree.distance(incoming.key.0) > tree.distance(self.me);
         if tree.0 >= TreeId::COUNT || !self.view.knows(tree) || !later {
             return Some(Refusal::Order);
         }
-        let flight = self.by_piece.get(&incoming.piece);
-        let flight = flight.and_then(|at| self.flights[*at].as_ref());
         flight
             .is_some_and(|flight| flight.tree != tree)
             .then_some(Refusal::Order)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lacewing_tests::simulation::{Scenario, run};
+use lacewing_tests::simulation::{Fault, Scenario, run};
 
 fn main() {
     let mut scenario = Scenario::rollout(100);
@@ -42,6 +42,7 @@ fn main() {
             "redirects" => scenario.config.redirects = number as u8,
             "uploads" => scenario.config.uploads = number as u32,
             "relay_ratio" => scenario.config.relay_ratio = number as u32,
+            "join" => scenario.faults.push(Fault::JoinOver(number)),
             "limit" => scenario.limit = number,
             _ => panic!("unknown setting {name}"),
         }
@@ -49,12 +50,13 @@ fn main() {
     let begun = std::time::Instant::now();
     let o = run(&scenario);
     println!(
-        "p50 {:.3} p99 {:.3} max {:.3} slow {:.2} | copies {:.4} | up {:.3} | moved {:.3} zones {:.2} | lat {:.2} {:.2} {:.2} | hedged {} redirected {} wasted {} parents {} failures {} unfinished {} left {} | ev {}M {:?}",
+        "p50 {:.3} p99 {:.3} max {:.3} slow {:.2} | copies {:.4} asked {:.4} | up {:.3} | moved {:.3} zones {:.2} | lat {:.2} {:.2} {:.2} | hedged {} redirected {} wasted {} parents {} failures {} unfinished {} left {} | ev {}M {:?}",
         o.completion(0.5),
         o.completion(0.99),
         o.completion(1.0),
         o.slow_completion.last().copied().unwrap_or(0.0),
         o.copies,
+        o.fetches,
         o.upload_ratio(),
         o.moved,
         o.between_zones,

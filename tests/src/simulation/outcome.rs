@@ -16,6 +16,8 @@ pub struct Outcome {
     pub failures: usize,
     /// Bytes that left the registry, in images.
     pub copies: f64,
+    /// What the registry was asked for, in images: what was called off half-way counts in full.
+    pub fetches: f64,
     /// Largest and mean upload of live nodes, in images.
     pub upload_max: f64,
     /// See `upload_max`.

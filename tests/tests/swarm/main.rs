@@ -141,18 +141,24 @@ fn daemons(nodes: usize, slow: usize) -> (f64, f64) {
 
 #[test]
 fn daemons_behind_narrow_links_share_what_the_registry_gives() {
-    let (took, copies) = daemons(5, 0);
-    // with eight fetches at a time from the registry, of all kinds, 1.73
-    assert!(took <= 1.5, "{took}");
-    assert!(copies <= 1.05, "{copies}");
+    // with eight fetches at a time from the registry, of all kinds, five took 1.73; while the second of a tree went there by the
+    // clock alone, 1.03 and 1.11 copies
+    for (nodes, longest) in [(5, 1.5), (16, 2.1)] {
+        let (took, copies) = daemons(nodes, 0);
+        assert!(took <= longest, "{nodes}: {took}");
+        assert!(copies <= 1.03, "{nodes}: {copies}");
+    }
 }
 
 #[test]
-fn a_slow_daemon_of_five_does_not_hold_up_the_others() {
-    let (took, copies) = daemons(5, 1);
-    // what it owed was looked at after up to five seconds, one piece after the other: 4.8
-    assert!(took <= 3.0, "{took}");
-    assert!(copies <= 1.3, "{copies}");
+fn a_slow_daemon_does_not_hold_up_the_others() {
+    // what it owed was looked at after up to five seconds, one piece after the other: 4.8; while it went to the registry for what
+    // others had, 1.22 copies
+    for (nodes, longest) in [(5, 2.0), (16, 3.1)] {
+        let (took, copies) = daemons(nodes, 1);
+        assert!(took <= longest, "{nodes}: {took}");
+        assert!(copies <= 1.13, "{nodes}: {copies}");
+    }
 }
 
 #[test]
@@ -266,8 +272,8 @@ fn members_may_join_all_at_once() {
         ..small(100)
     };
     let outcome = survive(&scenario);
-    // each newcomer that is the first of a tree has nothing and goes to the registry
-    assert!(outcome.copies <= 3.0, "{}", outcome.copies);
+    // while newcomers that are first of a tree went to the registry for all that they had not, 2.5
+    assert!(outcome.copies <= 1.3, "{}", outcome.copies);
     assert_eq!(outcome.failures, 0);
 }
 

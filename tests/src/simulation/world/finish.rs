@@ -35,6 +35,7 @@ impl World {
             }
         }
         self.outcome.copies = self.registry.sent as f64 / quanta / pieces;
+        self.outcome.fetches = self.registry_pieces as f64 / pieces;
         self.outcome.upload_max = uploads.iter().copied().fold(0.0, f64::max);
         let total: f64 = uploads.iter().sum();
         self.outcome.upload_mean = total / uploads.len() as f64;
