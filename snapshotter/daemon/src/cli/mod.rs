@@ -141,6 +141,8 @@ mod tests {
             "lacewing convert a b",
             "lacewing convert --platform linux/amd64 --platform linux/arm64 --chunk-size 128K --level 3 \
              --dedup-against c --native --dry-run --json --jobs 2 --hosts-dir /h a b",
+            "lacewing convert --record r a b",
+            "lacewing record a r --address s -- ctr run --rm a start",
             "lacewing check a --json",
             "lacewing inspect a --json --export d",
             "lacewing mount a d --store s --daemonize --trees fuse",
