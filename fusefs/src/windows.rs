@@ -4,10 +4,15 @@
 //! pack's own but not the same. Where a read comes near an earlier one, all of its window of the
 //! pack is read at once, and its neighbours are answered from memory: a fixed amount for the whole
 //! node, instead of page cache that grows with what is read.
+//!
+//! Who reads a large file in order need not wait for the disk: the thread that has answered from one window reads the
+//! next, while another thread answers from the first.
 
 use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use lacewing_format::limits::BLOCK;
 
 use crate::buffer::AlignedBuffer;
 use crate::store::pack::{Pack, PackNumber};
@@ -61,6 +66,13 @@ impl Directory {
         Some(found)
     }
 
+    /// The window to give up for one that nobody has asked for yet, if it has been of no use for a while: with many
+    /// readers at a time, each would take the window of another.
+    fn spare(&self) -> bool {
+        let oldest = self.held.iter().map(|held| held.seen).min().unwrap_or(0);
+        self.clock - oldest > 2 * WINDOWS as u64
+    }
+
     /// Notes a read; whether it is near an earlier one.
     fn near(&mut self, pack: PackNumber, window: u64) -> bool {
         let near = |(of, at): &(PackNumber, u64)| *of == pack && at.abs_diff(window) <= 1;
@@ -82,6 +94,11 @@ impl Directory {
         };
         oldest
     }
+}
+
+/// Whether a read is as long as the kernel makes those of a file that is read in order.
+fn streams(range: &Range<u64>) -> bool {
+    range.end - range.start == LONGEST_READ
 }
 
 /// A window's bytes, and whose they are.
@@ -132,17 +149,40 @@ impl Windows {
         }
         let epoch = pack.epoch();
         let mut directory = lock(&self.directory);
-        if let Some(found) = directory.find(pack.number(), epoch, range) {
+        let mut found = directory.find(pack.number(), epoch, range);
+        if found.is_none() {
+            let window = range.start / WINDOW;
+            if !directory.near(pack.number(), window) {
+                return Ok(false);
+            }
+            // Reads of a stream follow each other from wherever it began: none lies across the end of its window.
+            let (start, end) = match streams(range) {
+                true => (range.start, range.start + WINDOW),
+                false => (window * WINDOW, ((window + 1) * WINDOW).max(range.end)),
+            };
+            let whole = start..end.min(pack.len());
+            found = self.fill(directory, pack, epoch, whole)?;
+        } else {
             drop(directory);
-            return Ok(self.answer_from(found, pack, epoch, range, answer));
         }
-        let window = range.start / WINDOW;
-        if !directory.near(pack.number(), window) {
-            return Ok(false);
+        let Some(found) = found else { return Ok(false) };
+        let answered = self.answer_from(found, pack, epoch, range, answer);
+        if answered && streams(range) {
+            self.go_on(found, pack, epoch);
         }
-        let whole = window * WINDOW..((window + 1) * WINDOW).max(range.end).min(pack.len());
+        Ok(answered)
+    }
+
+    /// Reads a range into a window; nothing if not all of it is on the disk.
+    fn fill(
+        &self,
+        mut directory: MutexGuard<'_, Directory>,
+        pack: &Pack,
+        epoch: u64,
+        whole: Range<u64>,
+    ) -> io::Result<Option<usize>> {
         if !pack.valid(&whole) || pack.just_written(&whole) {
-            return Ok(false);
+            return Ok(None);
         }
         let claimed = directory.claim(pack.number(), epoch, whole.clone());
         let mut filling = self.windows[claimed]
@@ -156,10 +196,24 @@ impl Windows {
         );
         if !matches!(read, Ok(true)) {
             filling.buffer.room(0);
-            return read;
         }
-        drop(filling);
-        Ok(self.answer_from(claimed, pack, epoch, range, answer))
+        Ok(read?.then_some(claimed))
+    }
+
+    /// Reads the window after one from which a stream was just answered, if nobody has.
+    fn go_on(&self, window: usize, pack: &Pack, epoch: u64) {
+        let mut directory = lock(&self.directory);
+        let held = &directory.held[window];
+        if held.pack != pack.number() {
+            return; // another stream has it by now
+        }
+        let start = held.range.end;
+        let next = start..(start + WINDOW).min(pack.len());
+        let first = start..(start + BLOCK as u64).min(pack.len());
+        if !next.is_empty() && directory.find(pack.number(), epoch, &first).is_none() && directory.spare() {
+            // Who asks for it will see what is wrong.
+            let _ = self.fill(directory, pack, epoch, next);
+        }
     }
 
     /// The same from one window; `false` if it was not filled or holds something else by now, or blocks were given up.
@@ -193,7 +247,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use lacewing_format::Digest;
-    use lacewing_format::limits::BLOCK;
 
     use std::sync::Arc;
 
@@ -250,6 +303,25 @@ mod tests {
             let range = start..start + 12_288;
             let expected = &content()[start as usize..][..12_288];
             assert_eq!(read(&windows, &pack, range).as_deref(), Some(expected), "{start}");
+        }
+    }
+
+    #[test]
+    fn the_next_window_of_a_stream_is_there_before_it_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pack, windows) = (pack(dir.path()), Windows::default());
+        let range = |n: u64| 4096 + n * LONGEST_READ..4096 + (n + 1) * LONGEST_READ;
+        assert_eq!(read(&windows, &pack, range(0)), None);
+        let held = |n: u64| lock(&windows.directory).find(7, 0, &range(n)).is_some();
+        // A window is spared once there were reads enough to tell that nobody asks for it.
+        for _ in 0..3 * WINDOWS {
+            assert!(read(&windows, &pack, range(1)).is_some());
+        }
+        assert!(held(8) && !held(9), "one window");
+        for n in 2..30 {
+            let expected = &content()[range(n).start as usize..range(n).end as usize];
+            assert_eq!(read(&windows, &pack, range(n)).as_deref(), Some(expected), "{n}");
+            assert!(held(n + 1), "{n}");
         }
     }
 
