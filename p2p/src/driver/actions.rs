@@ -16,14 +16,7 @@ impl Loop {
     pub(super) fn act(&mut self, action: Action) {
         match action {
             Action::Ask { .. } => self.ask(action),
-            Action::Cancel { peer, request } => {
-                self.asked.remove(&request);
-                if !self.links.withdraw(peer, request)
-                    && let Some(link) = self.links.to(peer)
-                {
-                    link.cancel(request);
-                }
-            }
+            Action::Cancel { peer, request } => self.take_back(peer, request),
             Action::Promote { peer, request } => {
                 if let Some(link) = self.links.to(peer) {
                     link.promote(request);
@@ -48,20 +41,14 @@ impl Loop {
                 hint,
             } => self.load(to, request, piece, class, hint),
             Action::PromoteUpload { to, request } => {
-                if let Some(link) = self
-                    .asking
-                    .get(&(to, request))
-                    .and_then(|link| self.links.from(*link))
-                {
+                let link = self.asking.get(&(to, request));
+                if let Some(link) = link.and_then(|link| self.links.from(*link)) {
                     link.hurry(request);
                 }
             }
             Action::StopUpload { to, request } => {
-                if let Some(link) = self
-                    .asking
-                    .remove(&(to, request))
-                    .and_then(|link| self.links.from(link))
-                {
+                let link = self.asking.remove(&(to, request));
+                if let Some(link) = link.and_then(|link| self.links.from(link)) {
                     link.stop(request);
                 }
             }
@@ -75,13 +62,7 @@ impl Loop {
                 self.answer(to, request, true, |id| Message::Refused { id, why: reason });
             }
             Action::Deliver { piece } => self.deliver(piece),
-            Action::Fail { piece, error } => {
-                let reason = self.reasons.remove(&piece).unwrap_or_default();
-                for waiter in self.waiters.remove(&piece).unwrap_or_default() {
-                    let reason = reason.clone();
-                    let _ = waiter.reply.send(Err(GetError { error, reason }));
-                }
-            }
+            Action::Fail { piece, error } => self.fail(piece, error),
             Action::AnnounceLeaf(leaf) => {
                 info!(leaf, "this node changes its place in the trees");
                 self.members.announce_leaf(leaf || self.me.leaf);
@@ -97,6 +78,25 @@ impl Loop {
                 }
             }
             Action::SetTimer(at) => self.timer = Some(at),
+        }
+    }
+
+    /// A request of ours is not wanted any more; it may not even have left.
+    fn take_back(&mut self, peer: PeerId, request: RequestId) {
+        self.asked.remove(&request);
+        if !self.links.withdraw(peer, request)
+            && let Some(link) = self.links.to(peer)
+        {
+            link.cancel(request);
+        }
+    }
+
+    /// Tells who waits for a piece that nobody delivers it, with what its origin said last.
+    fn fail(&mut self, piece: PieceId, error: FetchError) {
+        let reason = self.reasons.remove(&piece).unwrap_or_default();
+        for waiter in self.waiters.remove(&piece).unwrap_or_default() {
+            let reason = reason.clone();
+            let _ = waiter.reply.send(Err(GetError { error, reason }));
         }
     }
 
