@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use lacewing_fusefs::{BlobSource, Connection, Engine, Pace, Serving, TreeKind, Way};
-use lacewing_snapshotter::Snapshotter;
+use lacewing_snapshotter::{MountError, Snapshotter};
 use nix::sys::signal::SigSet;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -141,25 +141,13 @@ impl Worker {
             error!("no traces are sent: {error:#}");
             Traces::default()
         });
+        // What asks other sockets starts tasks.
+        let _inside = runtime.enter();
         let pulls = credentials::open_pulls(config);
         let client = registry::serving_client(config, &pulls)?;
         let origins = Arc::new(Origins::open(&config.root)?);
         let source = Arc::new(RegistrySource::new(client, Arc::clone(&origins), traces.clone()));
-        if let Some(p2p) = &config.p2p {
-            let _inside = runtime.enter();
-            let (repositories, origins) = (Arc::clone(&source.repositories), Arc::clone(&origins));
-            // Images must run without it: whoever can reach a registry does.
-            match Peers::start(p2p, &config.root, repositories, origins) {
-                Ok(peers) => {
-                    swarm::open(&peers, config.containerd.clone());
-                    if let Some(mirror) = &config.mirror {
-                        runtime.block_on(mirror::serve(mirror, Arc::clone(&peers)));
-                    }
-                    source.set_peers(peers);
-                }
-                Err(error) => error!("not taking part in the piece layer: {error:#}"),
-            }
-        }
+        take_part(config, runtime, &source, &origins);
         let meters = Arc::new(Meters::default());
         let measured = MeasuredSource::new(Arc::clone(&source), Arc::clone(&meters), traces.clone());
         let engine = open_engine(config, runtime, Arc::new(measured))?;
@@ -167,18 +155,10 @@ impl Worker {
         if let Some(reason) = &no_fuse {
             warn!("layers are pulled in the ordinary way: {reason}");
         }
-        let content = config.containerd.as_deref().map(|address| {
-            let _inside = runtime.enter();
-            ContentStore::new(address)
-        });
-        let image_service = config.containerd.as_deref().map(|address| {
-            let _inside = runtime.enter();
-            ImageService::new(address, pulls)
-        });
-        let giver = {
-            let _inside = runtime.enter();
-            Giver::new(config.containerd.as_deref(), Arc::clone(&source.repositories))
-        };
+        let containerd = config.containerd.as_deref();
+        let content = containerd.map(ContentStore::new);
+        let image_service = containerd.map(|address| ImageService::new(address, pulls));
+        let giver = Giver::new(containerd, Arc::clone(&source.repositories));
         let layers = NodeLayers::new(
             Arc::clone(&engine),
             source,
@@ -195,15 +175,7 @@ impl Worker {
         ));
         let snapshotter = Snapshotter::open(&config.root, port, lacewing_snapshotter::Options::default())
             .context("opening the snapshots")?;
-        let restored = runtime
-            .block_on(snapshotter.restore())
-            .context("restoring the snapshots")?;
-        info!(
-            shown = restored.shown,
-            removed = restored.removed,
-            broken = restored.broken.len(),
-            "restored"
-        );
+        let broken = restore(&snapshotter, runtime)?;
         let identity = Identity {
             root: config.root.clone(),
             restarts,
@@ -215,7 +187,7 @@ impl Worker {
             snapshotter.clone(),
             engine,
             layers,
-            restored.broken,
+            broken,
             Arc::clone(&meters),
             Arc::new(Pins::open(&config.root)?),
             giver,
@@ -268,6 +240,38 @@ impl Worker {
         // Threads may still wait for a registry; nothing of theirs is worth waiting for.
         std::process::exit(0);
     }
+}
+
+/// Joins the piece layer, where the configuration has one. Images must run without it: whoever can reach a registry does.
+fn take_part(config: &Config, runtime: &Runtime, source: &RegistrySource, origins: &Arc<Origins>) {
+    let Some(p2p) = &config.p2p else {
+        return;
+    };
+    let (repositories, origins) = (Arc::clone(&source.repositories), Arc::clone(origins));
+    match Peers::start(p2p, &config.root, repositories, origins) {
+        Ok(peers) => {
+            swarm::open(&peers, config.containerd.clone());
+            if let Some(mirror) = &config.mirror {
+                runtime.block_on(mirror::serve(mirror, Arc::clone(&peers)));
+            }
+            source.set_peers(peers);
+        }
+        Err(error) => error!("not taking part in the piece layer: {error:#}"),
+    }
+}
+
+/// Shows again what containers stand on; returns the snapshots that cannot be, and why.
+fn restore(snapshotter: &Snapshotter, runtime: &Runtime) -> Result<Vec<(String, MountError)>> {
+    let restored = runtime
+        .block_on(snapshotter.restore())
+        .context("restoring the snapshots")?;
+    info!(
+        shown = restored.shown,
+        removed = restored.removed,
+        broken = restored.broken.len(),
+        "restored"
+    );
+    Ok(restored.broken)
 }
 
 /// Answers on all connections; beside them the reason why layers cannot be shown, if so.
