@@ -310,6 +310,7 @@ mod tests {
     fn the_next_window_of_a_stream_is_there_before_it_is_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let (pack, windows) = (pack(dir.path()), Windows::default());
+        let content = content();
         let range = |n: u64| 4096 + n * LONGEST_READ..4096 + (n + 1) * LONGEST_READ;
         assert_eq!(read(&windows, &pack, range(0)), None);
         let held = |n: u64| lock(&windows.directory).find(7, 0, &range(n)).is_some();
@@ -319,7 +320,7 @@ mod tests {
         }
         assert!(held(8) && !held(9), "one window");
         for n in 2..30 {
-            let expected = &content()[range(n).start as usize..range(n).end as usize];
+            let expected = &content[range(n).start as usize..range(n).end as usize];
             assert_eq!(read(&windows, &pack, range(n)).as_deref(), Some(expected), "{n}");
             assert!(held(n + 1), "{n}");
         }
