@@ -84,7 +84,7 @@ impl Swarm {
             return false;
         };
         let tree = flight.tree;
-        if !self.is_behind_others()
+        if !self.is_behind_others(flight.class)
             || flight.asks.len() >= MOST_ASKS
             || flight.at_origin != AtOrigin::No
             || !self.view.knows(tree)

@@ -47,7 +47,7 @@ use self::peers::Peers;
 use self::rng::Rng;
 use self::timer::Timer;
 use self::uploads::Uploads;
-use crate::piece::PieceId;
+use crate::piece::{Class, PieceId};
 
 /// Names a request: unique among those of one asking node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -266,9 +266,11 @@ impl Swarm {
         self.median.map_or(0, |median| median.0)
     }
 
-    /// Whether others may well have what this node has yet to get: it is new, or comes too late for those who ask it.
-    fn is_behind_others(&self) -> bool {
-        let new = self.joined.is_some_and(|joined| self.now.since(joined) < NEW_FOR);
+    /// Whether others may well have what this node has yet to get: it comes too late for those who ask it, or is new; but then a
+    /// reader need not wait for their answers.
+    fn is_behind_others(&self, class: Class) -> bool {
+        let new =
+            class == Class::Prefetch && self.joined.is_some_and(|joined| self.now.since(joined) < NEW_FOR);
         let leaf = self.leaf.announced || self.view.member(self.me).is_some_and(|me| me.leaf);
         new || leaf || self.let_down >= LET_DOWN
     }

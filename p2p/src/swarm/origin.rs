@@ -50,13 +50,12 @@ impl Swarm {
             return false;
         };
         // Whoever is at work on it may only be busy, or the registry slow, which it would be to this node, too.
-        let patience = self.patience(at);
+        let (patience, pause) = (self.patience(at), self.idle_pause(at));
         let Some(flight) = self.flights[at].as_ref() else {
             return false;
         };
         let (busy, class) = (!flight.idle(), flight.class);
-        let in_vain = || self.is_owed_by_slow(flight) || self.is_lost(flight, patience);
-        let near = self.near_origin(tree) && (!busy || in_vain());
+        let near = self.near_origin(tree) && (!busy || self.is_in_vain(flight, patience, pause));
         let no_progress = !busy
             || !self.arrivals.flows(self.now, self.config.origin_patience)
             || self.now.since(flight.started) > patience.saturating_mul(LOST);

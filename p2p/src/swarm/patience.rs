@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::flight::{AtOrigin, Flight, Manner, NEVER};
+use super::flight::{Ask, AtOrigin, Flight, Manner, NEVER};
 use super::time::Time;
 use super::{Action, Swarm};
 use crate::piece::Class;
@@ -219,9 +219,19 @@ impl Swarm {
         }
     }
 
+    /// Whether to expect little of those who were asked: they are slow, they have given no sign of life while others delivered, or
+    /// for long, or nothing comes at all.
+    pub(super) fn is_in_vain(&self, flight: &Flight, patience: Duration, pause: Duration) -> bool {
+        let silent = |ask: &Ask| self.peers.heard(ask.peer).after(patience) <= self.now;
+        self.is_owed_by_slow(flight)
+            || self.is_overtaken(flight) && flight.asks.iter().all(silent)
+            || self.is_lost(flight, patience)
+            || self.arrivals.any() && !self.arrivals.flows(self.now, pause)
+    }
+
     /// Whether those who were asked are silent in everything. One that gives other pieces meanwhile is slow, not dead: that is
     /// what the budget is for.
-    pub(super) fn is_lost(&self, flight: &Flight, patience: Duration) -> bool {
+    fn is_lost(&self, flight: &Flight, patience: Duration) -> bool {
         let heard = flight.asks.iter().map(|ask| self.peers.heard(ask.peer)).max();
         let heard = flight.waits_since().max(heard.unwrap_or(Time(0)));
         // Before anything has come, all may wait for a busy registry.

@@ -203,10 +203,15 @@ fn the_second_of_a_tree_does_not_go_to_the_registry_because_time_goes_by() {
 
 #[test]
 fn a_newcomer_asks_the_next_of_the_tree_before_the_registry() {
-    for (joined, asks_first) in [(Duration::from_secs(1), true), (LONG_AGO, false)] {
+    let just = Duration::from_secs(1);
+    for (joined, class, asks_first) in [
+        (just, Class::Prefetch, true),
+        (just, Class::Blocking, false),
+        (LONG_AGO, Class::Prefetch, false),
+    ] {
         let (order, mut swarm, begun) = of_rank(0, joined);
         let mut actions = Vec::new();
-        swarm.handle(begun, want(1, Class::Prefetch), &mut actions);
+        swarm.handle(begun, want(1, class), &mut actions);
         assert_eq!(goes_to_origin(&actions), !asks_first, "{actions:?}");
         for rank in [1, 2].into_iter().filter(|_| asks_first) {
             let asked = asks(&actions);

@@ -72,15 +72,19 @@ fn the_same_seed_gives_the_same_run() {
 
 #[test]
 fn slow_and_dead_nodes_hold_nobody_up() {
-    let scenario = Scenario {
-        slow: 0.01,
-        crashed: 0.01,
-        ..Scenario::rollout(100)
-    };
-    let outcome = survive(&scenario);
-    assert!(outcome.copies <= 1.1, "{}", outcome.copies);
-    assert!(outcome.completion(0.5) <= 1.3 * scenario.bound());
-    assert!(outcome.completion(1.0) <= 1.6 * scenario.bound());
+    // with seed 4 and 11, and only the silence of a first of a tree to tell that it is dead, 1.3 s
+    for seed in [1, 4, 11] {
+        let scenario = Scenario {
+            slow: 0.01,
+            crashed: 0.01,
+            seed,
+            ..Scenario::rollout(100)
+        };
+        let outcome = survive(&scenario);
+        assert!(outcome.copies <= 1.1, "{}", outcome.copies);
+        assert!(outcome.completion(0.5) <= 1.3 * scenario.bound());
+        assert!(outcome.completion(1.0) <= 1.6 * scenario.bound());
+    }
 }
 
 /// Sixteen nodes and a registry behind links of 40 Mbit/s each, which makes the registry's the narrowest place of all.
