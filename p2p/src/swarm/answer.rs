@@ -69,6 +69,9 @@ impl Swarm {
             return;
         };
         let ask = flight.asks.remove(index);
+        if ask.held_only {
+            self.asked_in_vain = 0;
+        }
         self.peers.lives(ask.peer, self.now);
         self.arrivals.taken(ask.sent);
         self.peers.gives(ask.peer, self.now, !ask.blamed);
@@ -100,6 +103,7 @@ impl Swarm {
         };
         let ask = flight.asks.remove(index);
         flight.origin_at_once |= reason == Refusal::Forbidden;
+        self.asked_in_vain = self.asked_in_vain.saturating_add(u32::from(ask.held_only));
         self.peers.lives(ask.peer, self.now);
         self.go_on(at, actions);
     }

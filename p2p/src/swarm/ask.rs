@@ -154,6 +154,7 @@ impl Swarm {
             request,
             peer,
             sent: self.now,
+            held_only,
             overtaken: 0,
             answer_by: self.now.after(ack_timeout),
             accepted: false,

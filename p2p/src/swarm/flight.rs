@@ -12,6 +12,8 @@ pub(crate) struct Ask {
     pub(crate) request: RequestId,
     pub(crate) peer: PeerId,
     pub(crate) sent: Time,
+    /// Only for what the peer holds or is about to get from the origin.
+    pub(crate) held_only: bool,
     /// How many pieces have come that were asked for later.
     pub(crate) overtaken: u32,
     /// When it is too late to take the request, if the peer is not heard of before.

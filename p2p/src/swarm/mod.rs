@@ -105,6 +105,8 @@ pub struct Swarm {
     leaf: Leaf,
     /// When it came to know other members.
     joined: Option<Time>,
+    /// How often in a row others did not hold what they were asked for only if they do.
+    asked_in_vain: u32,
     /// How many more requests of peers were called off, for they were too slow to come, than were served.
     let_down: u32,
     counts: Status,
@@ -152,6 +154,7 @@ impl Swarm {
             median: None,
             leaf: Leaf::default(),
             joined: None,
+            asked_in_vain: 0,
             let_down: 0,
             counts: Status::default(),
             scratch: Vec::new(),
@@ -267,10 +270,10 @@ impl Swarm {
     }
 
     /// Whether others may well have what this node has yet to get: it comes too late for those who ask it, or is new; but then a
-    /// reader need not wait for their answers.
+    /// reader need not wait for their answers, and one that is told again and again that they have not is no newer than they are.
     fn is_behind_others(&self, class: Class) -> bool {
-        let new =
-            class == Class::Prefetch && self.joined.is_some_and(|joined| self.now.since(joined) < NEW_FOR);
+        let young = self.joined.is_some_and(|joined| self.now.since(joined) < NEW_FOR);
+        let new = young && class == Class::Prefetch && self.asked_in_vain < IN_VAIN;
         let leaf = self.leaf.announced || self.view.member(self.me).is_some_and(|me| me.leaf);
         new || leaf || self.let_down >= LET_DOWN
     }
@@ -311,6 +314,10 @@ const MOST_LET_DOWN: u32 = 2 * LET_DOWN;
 
 /// A member is new for so long.
 const NEW_FOR: Duration = Duration::from_secs(60);
+
+/// After so many questions in vain it is as old as those it asks: all have begun together. A question costs a way to another
+/// node and back, on busy links longer than a piece itself.
+const IN_VAIN: u32 = 8;
 
 /// For how long a median is good enough.
 const MEDIAN_HOLDS: Duration = Duration::from_millis(50);

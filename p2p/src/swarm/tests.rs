@@ -226,6 +226,19 @@ fn a_newcomer_asks_the_next_of_the_tree_before_the_registry() {
 }
 
 #[test]
+fn a_newcomer_among_newcomers_goes_to_the_registry() {
+    let (order, mut swarm, begun) = of_rank(0, Duration::from_secs(1));
+    swarm.asked_in_vain = IN_VAIN - 1;
+    let mut actions = Vec::new();
+    swarm.handle(begun, want(1, Class::Prefetch), &mut actions);
+    let (peer, request, _) = *asks(&actions).last().expect("one is asked");
+    assert_eq!(peer, order[1]);
+    let reason = Refusal::Unavailable;
+    swarm.handle(begun, Event::Refused { request, reason }, &mut actions);
+    assert!(goes_to_origin(&actions), "no third one is asked: {actions:?}");
+}
+
+#[test]
 fn a_node_that_lets_others_down_asks_them_before_the_registry() {
     let (order, mut swarm, begun) = of_rank(0, LONG_AGO);
     let mut actions = Vec::new();
