@@ -14,8 +14,9 @@ use crate::piece::{Class, PieceId};
 const BUDGETED_RANKS: usize = 2;
 /// Earlier members that are looked at to find out.
 const LOOK_AT: usize = 64;
-/// Of the fetches from origins that may be under way at once, one in so many may be of what nobody waits for.
-const PREFETCH_SHARE: u32 = 4;
+/// Fetches from an origin of what nobody waits for that all nodes together have under way, if each has one or two. In a larger
+/// cluster each has one: a reader at the origin shares its link with all of them.
+const PREFETCHES_TOGETHER: usize = 8;
 /// Tries of an origin whose bytes are wrong.
 const CORRUPT_TRIES: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -101,9 +102,9 @@ impl Swarm {
     fn origin_has_room(&self, class: Class) -> bool {
         let most = match class {
             Class::Blocking => self.config.origin_limit,
-            Class::Prefetch => (self.config.origin_limit / PREFETCH_SHARE).max(1),
+            Class::Prefetch => (PREFETCHES_TOGETHER / self.view.members().len().max(1)).clamp(1, 2) as u32,
         };
-        self.at_origins < most
+        self.at_origins < most.min(self.config.origin_limit)
     }
 
     /// A fetch from an origin is over: the next one may begin.

@@ -85,7 +85,7 @@ fn a_node_alone_asks_the_origin() {
 }
 
 #[test]
-fn what_nobody_waits_for_has_a_quarter_of_the_places_at_the_origin() {
+fn what_nobody_waits_for_has_few_of_the_places_at_the_origin() {
     let config = Config {
         origin_limit: 8,
         ..Config::default()
@@ -117,6 +117,29 @@ fn what_nobody_waits_for_has_a_quarter_of_the_places_at_the_origin() {
         swarm.handle(Time(12), Event::OriginReceived { piece: piece(n) }, &mut actions);
     }
     assert_eq!(asked(&mut actions), [piece(2)]);
+}
+
+#[test]
+fn in_a_cluster_each_node_prefetches_one_piece_at_a_time_from_the_origin() {
+    let (_, mut swarm, begun) = of_rank(0, LONG_AGO);
+    let tree = swarm.view.tree_of(&piece(1));
+    let mine: Vec<u64> = (1..5000)
+        .filter(|n| swarm.view.tree_of(&piece(*n)) == tree)
+        .collect();
+    let mut actions = Vec::new();
+    for n in &mine[..3] {
+        swarm.handle(begun, want(*n, Class::Prefetch), &mut actions);
+    }
+    let asked = |actions: &[Action]| {
+        actions
+            .iter()
+            .filter(|action| matches!(action, Action::AskOrigin { .. }))
+            .count()
+    };
+    assert_eq!(asked(&actions), 1, "{actions:?}");
+    let piece = piece(mine[0]);
+    swarm.handle(begun, Event::OriginReceived { piece }, &mut actions);
+    assert_eq!(asked(&actions), 2, "{actions:?}");
 }
 
 /// Ten members in the order of the tree of `piece(1)`, and the logic of the one of this rank, which joined `joined` ago: long ago
