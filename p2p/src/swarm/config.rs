@@ -35,7 +35,7 @@ pub struct Config {
     pub demand_memory: Duration,
     /// Nodes that are neither first nor second in a tree go to the registry after so long without progress.
     pub origin_patience: Duration,
-    /// Fetches from origins at once; one or two of them may be of what nobody waits for.
+    /// Fetches from origins at once; at most a quarter of them may be of what nobody waits for.
     pub origin_limit: u32,
     /// A piece that did not come in this time is an error.
     pub deadline: Duration,

@@ -14,9 +14,11 @@ use crate::piece::{Class, PieceId};
 const BUDGETED_RANKS: usize = 2;
 /// Earlier members that are looked at to find out.
 const LOOK_AT: usize = 64;
-/// Fetches from an origin of what nobody waits for that all nodes together have under way, if each has one or two. In a larger
-/// cluster each has one: a reader at the origin shares its link with all of them.
-const PREFETCHES_TOGETHER: usize = 8;
+/// Of the fetches from origins that may be under way at once, one in so many may be of what nobody waits for.
+const PREFETCH_SHARE: u32 = 4;
+/// Clusters in which each node has one such fetch at a time. Together they fill the origin's link, and a reader's fetch shares it
+/// with all of them. Fewer nodes might not fill a long one; in larger clusters each is the first for few pieces of a window.
+const SMALL_CLUSTER: std::ops::RangeInclusive<usize> = 5..=32;
 /// Tries of an origin whose bytes are wrong.
 const CORRUPT_TRIES: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -102,9 +104,10 @@ impl Swarm {
     fn origin_has_room(&self, class: Class) -> bool {
         let most = match class {
             Class::Blocking => self.config.origin_limit,
-            Class::Prefetch => (PREFETCHES_TOGETHER / self.view.members().len().max(1)).clamp(1, 2) as u32,
+            Class::Prefetch if SMALL_CLUSTER.contains(&self.view.members().len()) => 1,
+            Class::Prefetch => (self.config.origin_limit / PREFETCH_SHARE).max(1),
         };
-        self.at_origins < most.min(self.config.origin_limit)
+        self.at_origins < most
     }
 
     /// A fetch from an origin is over: the next one may begin.
