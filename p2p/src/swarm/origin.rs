@@ -16,9 +16,9 @@ const BUDGETED_RANKS: usize = 2;
 const LOOK_AT: usize = 64;
 /// Of the fetches from origins that may be under way at once, one in so many may be of what nobody waits for.
 const PREFETCH_SHARE: u32 = 4;
-/// Clusters in which each node has one such fetch at a time. Together they fill the origin's link, and a reader's fetch shares it
-/// with all of them. Fewer nodes might not fill a long one; in larger clusters each is the first for few pieces of a window.
-const SMALL_CLUSTER: std::ops::RangeInclusive<usize> = 5..=32;
+/// From so many members on each node has one such fetch at a time. Together they fill the origin's link, which a reader's fetch
+/// shares with all of them; fewer nodes might not fill a long one, and each has more to lose by one that is slow.
+const CLUSTER: usize = 8;
 /// Tries of an origin whose bytes are wrong.
 const CORRUPT_TRIES: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -104,7 +104,7 @@ impl Swarm {
     fn origin_has_room(&self, class: Class) -> bool {
         let most = match class {
             Class::Blocking => self.config.origin_limit,
-            Class::Prefetch if SMALL_CLUSTER.contains(&self.view.members().len()) => 1,
+            Class::Prefetch if self.view.members().len() >= CLUSTER => 1,
             Class::Prefetch => (self.config.origin_limit / PREFETCH_SHARE).max(1),
         };
         self.at_origins < most

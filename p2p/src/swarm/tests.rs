@@ -120,7 +120,7 @@ fn what_nobody_waits_for_has_a_quarter_of_the_places_at_the_origin() {
 }
 
 #[test]
-fn in_a_small_cluster_each_node_prefetches_one_piece_at_a_time_from_the_origin() {
+fn in_a_cluster_each_node_prefetches_one_piece_at_a_time_from_the_origin() {
     let (_, mut swarm, begun) = of_rank(0, LONG_AGO);
     let tree = swarm.view.tree_of(&piece(1));
     let mine: Vec<u64> = (1..5000)
