@@ -46,7 +46,7 @@ pub(crate) fn oci_type(media_type: &str) -> &str {
         .map_or(media_type, |(_, oci)| oci)
 }
 
-/// A media type for [`Descriptor`]s.
+/// A media type for descriptors.
 pub(crate) fn media(name: &str) -> MediaType {
     MediaType::from(name)
 }
