@@ -57,6 +57,9 @@ pub struct Options {
     pub trees: Way,
     /// Whether shown layers are completed in the background. Default true.
     pub background: bool,
+    /// Whether what a recorded start of a layer has read is fetched as soon as the layer is shown, also without a background:
+    /// whoever recorded it knows that it will be read. Default true.
+    pub recorded: bool,
     /// When and how fast that is done. Default: always, as fast as may be.
     pub pace: Pace,
     /// Most bytes of disk that the store may take; what is of use longest ago is given up. Default: no bound.
@@ -85,6 +88,7 @@ impl Options {
             clock: Clock::default(),
             trees: Way::Auto,
             background: true,
+            recorded: true,
             pace: Pace::default(),
             quota: None,
             free_floor: None,

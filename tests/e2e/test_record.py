@@ -33,7 +33,7 @@ class Recorded(Case):
         self.assertEqual(report["record_files"], report["record_files_found"])
         run(lacewing(), "check", better)
 
-        second = self.world.new_node(2, extra=elsewhen())
+        second = self.world.new_node(2, background=False)
         second.containerd.pull(better, "lacewing")
         inspected = json.loads(run(lacewing(), "inspect", "--json", better))
         listed = sum(layer["prefetch_bytes"] for part in inspected["images"] for layer in part["layers"])

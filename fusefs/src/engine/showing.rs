@@ -23,8 +23,10 @@ impl Engine {
         let layer = self.get(layer)?;
         let direct = self.trees.direct() && self.may_be_direct(&layer)?;
         let path = self.show_layer(&layer, copy, direct)?;
-        if !direct && self.options.background {
+        if !direct && self.options.recorded {
             background::begin_recorded(&self.fetcher, &layer, &self.keeping.space);
+        }
+        if !direct && self.options.background {
             let _ = self.completing.send(Ask { layer, now: false });
         }
         Ok(Shown { path, direct })

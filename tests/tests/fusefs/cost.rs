@@ -17,6 +17,7 @@ const ZSTD: Cut = Cut {
     chunk_bits: 18,
     frame: 256 << 10,
     raw: false,
+    recorded: false,
 };
 
 use crate::node::{Node, node, quiet, read_at};

@@ -20,6 +20,8 @@ pub(crate) struct Cut {
     pub(crate) frame: usize,
     /// Whether every third frame is stored raw.
     pub(crate) raw: bool,
+    /// Whether the prefetch list, the first two frames, is that of a recorded start.
+    pub(crate) recorded: bool,
 }
 
 impl Default for Cut {
@@ -28,6 +30,7 @@ impl Default for Cut {
             chunk_bits: 18,
             frame: 256 << 10,
             raw: true,
+            recorded: false,
         }
     }
 }
@@ -105,7 +108,7 @@ pub(crate) fn layer(files: Vec<(String, Vec<u8>)>, cut: Cut) -> Layer {
     let tables = Tables {
         devices: if block == 0 { vec![] } else { vec![device] },
         prefetch: (0..records.len().min(2) as u32).collect(),
-        recorded: false,
+        recorded: cut.recorded,
         frames: records,
         chunks,
         layer: Digest::of(b"layer"),

@@ -122,6 +122,41 @@ fn the_background_completes_a_layer() {
     assert_eq!(node.engine().counters().source_bytes, layer.blob.len() as u64);
 }
 
+/// The rest of an image may cost more than it is worth, and what a start was seen to read does not: it is read in a moment anyway.
+#[test]
+fn what_a_recorded_start_has_read_is_fetched_without_a_background() {
+    for wanted in [true, false] {
+        let Some(node) = node(|options| {
+            quiet(options);
+            options.recorded = wanted;
+        }) else {
+            return;
+        };
+        let cut = Cut {
+            raw: false,
+            recorded: true,
+            ..Cut::default()
+        };
+        let layer = layer(vec![("file".into(), noise(6, 8 << 20))], cut);
+        let path = node.show(&layer).join("file");
+        if wanted {
+            let listed = 2 * (256 << 10);
+            wait_for("what was recorded", || {
+                node.engine().status()[0].present >= listed
+            });
+            let asked = node.source.asked();
+            assert!(asked.iter().all(|(_, class)| *class == Class::Ahead), "{asked:?}");
+        }
+        // Of the rest only what is read.
+        let bytes = &layer.files[0].1;
+        assert_eq!(read_at(&path, 4 << 20, 10).unwrap(), bytes[4 << 20..][..10]);
+        assert_eq!(node.source.asked().len(), 1);
+        assert_eq!(node.engine().counters().misses, 1);
+        assert_eq!(read_at(&path, 0, 10).unwrap(), bytes[..10]);
+        assert_eq!(node.engine().counters().misses, if wanted { 1 } else { 2 });
+    }
+}
+
 #[test]
 fn layers_and_numbers_survive_a_restart_and_removal() {
     let Some(mut node) = node(quiet) else { return };

@@ -133,6 +133,7 @@ impl Mounted {
         let source = Arc::new(StoreSource(image));
         let mut options = lacewing_fusefs::Options::new(&self.root, source.clone(), runtime.handle().clone());
         options.background = !args.no_background;
+        options.recorded = !args.no_background;
         options.read_timeout = Duration::from_secs(args.read_timeout);
         options.trees = args.trees.into();
         let engine = Engine::open(options).context("opening the store")?;
