@@ -116,6 +116,39 @@ fn the_example_file_is_the_defaults() {
     assert_eq!(config(example).unwrap(), defaults);
 }
 
+/// Fields that are not set in the example stand there in a comment, as they would be set.
+#[test]
+fn the_example_file_names_every_field() {
+    let example = include_str!("../../../../misc/examples/config.toml");
+    let is_field = |line: &&str| {
+        line.split_once(" = ")
+            .is_some_and(|(name, _)| !name.contains(' '))
+    };
+    let lines = example
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(is_field).unwrap_or(line));
+    let named: String = lines.flat_map(|line| [line, "\n"]).collect();
+    parse(Path::new("example"), &named).unwrap();
+    let named: toml::Table = named.parse().unwrap();
+    let all = Some(("", &named));
+    let sections = named
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str(), value.as_table()?)));
+    for (section, fields) in all.into_iter().chain(sections) {
+        let heading = if section.is_empty() {
+            String::new()
+        } else {
+            format!("[{section}]")
+        };
+        let unknown = format!("{heading}\nno-such-field = 1");
+        let refusal = parse(Path::new("fields"), &unknown).unwrap_err().to_string();
+        let (_, expected) = refusal.split_once("expected").unwrap();
+        for field in expected.split('`').skip(1).step_by(2) {
+            assert!(fields.contains_key(field), "{section}.{field}");
+        }
+    }
+}
+
 #[test]
 fn a_worker_gets_the_same_configuration() {
     let config = config("").unwrap();
