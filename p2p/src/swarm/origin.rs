@@ -58,11 +58,12 @@ impl Swarm {
             return false;
         };
         let (busy, class) = (!flight.idle(), flight.class);
-        let near = self.near_origin(tree) && (!busy || self.is_in_vain(flight, patience, pause));
+        let near = (flight.origin_at_once || self.near_origin(tree))
+            && (!busy || self.is_in_vain(flight, patience, pause));
         let no_progress = !busy
             || !self.arrivals.flows(self.now, self.config.origin_patience)
             || self.now.since(flight.started) > patience.saturating_mul(LOST);
-        if !(near || flight.origin_at_once || self.now >= flight.patient_until && no_progress) {
+        if !(near || self.now >= flight.patient_until && no_progress) {
             return false;
         }
         if !self.origin_has_room(class) {

@@ -157,6 +157,33 @@ fn the_second_of_a_tree_does_not_go_to_the_registry_because_time_goes_by() {
     assert!(goes_to_origin(&actions), "it gives none any more: {actions:?}");
 }
 
+/// The story: where the first of a tree had no log-in, the third fetched what the second was just fetching.
+#[test]
+fn where_the_first_may_not_read_it_the_third_does_not_overtake_the_second() {
+    let (order, mut swarm, begun) = of_rank(2, LONG_AGO);
+    let (mut actions, hint) = (Vec::new(), Hint::default());
+    swarm.handle(begun, want(1, Class::Blocking), &mut actions);
+    let (first, request, _) = *asks(&actions).last().expect("one is asked");
+    assert_eq!(first, order[0]);
+    let reason = Refusal::Forbidden;
+    swarm.handle(begun, Event::Refused { request, reason }, &mut actions);
+    let (second, request, _) = *asks(&actions).last().expect("one is asked");
+    assert_eq!(second, order[1]);
+    swarm.handle(begun, Event::Accepted { request, hint }, &mut actions);
+    for tenth in 1..20 {
+        let now = begun.after(Duration::from_millis(100) * tenth);
+        swarm.handle(now, Event::Progressed { request, bytes: 1 }, &mut actions);
+        swarm.handle(now, Event::TimerFired, &mut actions);
+    }
+    assert!(!goes_to_origin(&actions), "the second is at work: {actions:?}");
+    let now = begun.after(Duration::from_secs(2));
+    for (_, request, _) in asks(&actions) {
+        let reason = Refusal::Unavailable;
+        swarm.handle(now, Event::Refused { request, reason }, &mut actions);
+    }
+    assert!(goes_to_origin(&actions), "nobody is any more: {actions:?}");
+}
+
 #[test]
 fn a_newcomer_asks_the_next_of_the_tree_before_the_registry() {
     let just = Duration::from_secs(1);
