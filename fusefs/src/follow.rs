@@ -3,7 +3,8 @@
 //! A process that walks a tree sleeps until each request is answered, so nothing can run beside it. If it and the
 //! thread that serves it are on two processors, each request wakes one of them out of its sleep and each answer the
 //! other, which on a virtual machine costs several times what the request does. So when requests have come from one
-//! process alone for a while, the thread that answers moves to where that process was last seen.
+//! process alone for a while, the thread that answers moves to where that process was last seen, and [stands
+//! back](policy): else the scheduler, which finds it running there, would wake the process elsewhere.
 //!
 //! What limits the harm where it does not help:
 //! - another asker, or a READ (the disk and the copy of what it gives can go on beside the reader; following small ones
@@ -11,6 +12,9 @@
 //! - a pause, be it the reader's or that of a thread which waits for a busy processor: the same, and it takes twice as
 //!   many requests to begin again. So does a reader that is never found where it was;
 //! - a thread without requests takes its processors back after [`IDLE`].
+//!
+//! A thread that takes its processors back no longer stands back either. So where others want the same processor, one
+//! request waits for the turns that they take, and the pause that this is ends it.
 //!
 //! The askers of all connections are looked at together, since one walk is answered by several.
 
@@ -22,6 +26,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::policy;
 
 /// Requests in a row from one process before it is followed, and between looks at where it is: a look takes as long as
 /// one or two requests.
@@ -166,8 +172,16 @@ fn processor(stat: &[u8]) -> Option<usize> {
 /// Where one thread may run. Made and used by that thread.
 #[derive(Default)]
 pub(crate) struct Place {
-    /// Where it is kept, and the processors that it had before.
-    kept: Option<(usize, CpuSet)>,
+    kept: Option<Kept>,
+}
+
+/// A thread that is kept to a processor.
+struct Kept {
+    at: usize,
+    /// The processors that it had before.
+    own: CpuSet,
+    /// Whether it stands back there.
+    back: bool,
 }
 
 impl Place {
@@ -199,16 +213,19 @@ impl Place {
 
     /// Takes the thread's own processors back.
     pub(crate) fn free(&mut self) {
-        if let Some((_, own)) = self.kept.take() {
+        if let Some(kept) = self.kept.take() {
+            if kept.back {
+                policy::step_up();
+            }
             // Refused if none of them is left to this process: then the kernel has chosen others already.
-            let _ = sched_setaffinity(None, &own);
+            let _ = sched_setaffinity(None, &kept.own);
         }
     }
 
     fn keep(&mut self, processor: usize) {
         let own = match &self.kept {
-            Some((at, _)) if *at == processor => return,
-            Some((_, own)) => *own,
+            Some(kept) if kept.at == processor => return,
+            Some(kept) => kept.own,
             None => match sched_getaffinity(None) {
                 Ok(own) => own,
                 Err(_) => return,
@@ -220,9 +237,18 @@ impl Place {
         }
         let mut one = CpuSet::new();
         one.set(processor);
-        if sched_setaffinity(None, &one).is_ok() {
-            self.kept = Some((processor, own));
+        if sched_setaffinity(None, &one).is_err() {
+            return;
         }
+        let back = self
+            .kept
+            .as_ref()
+            .map_or_else(policy::stand_back, |kept| kept.back);
+        self.kept = Some(Kept {
+            at: processor,
+            own,
+            back,
+        });
     }
 }
 

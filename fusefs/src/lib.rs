@@ -77,6 +77,7 @@ mod mount_point;
 mod options;
 mod pace;
 mod packfs;
+mod policy;
 mod probe;
 mod probed;
 mod readahead;
