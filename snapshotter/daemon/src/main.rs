@@ -14,6 +14,7 @@
 //!
 //! Exit status: 0 done, 1 found a difference or failed, 2 wrong use.
 
+mod accept;
 mod acquire;
 mod adapters;
 mod check;

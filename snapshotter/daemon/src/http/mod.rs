@@ -18,19 +18,17 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
+use crate::accept;
 use listener::{Listener, Stream};
 
-/// Connections at once: a scraper, some pages. Further ones wait in the backlog.
+/// Connections at once: a scraper, some pages.
 const MAX_CONNECTIONS: usize = 32;
 /// Whoever has not said what it wants by then is gone.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the first byte of a request to the last of its answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// After an accept that failed, for want of descriptors for instance.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves in the background until the process ends. An address that cannot be had is told in the log.
 pub(crate) async fn serve(site: Site) {
@@ -55,25 +53,13 @@ async fn follow_peers(site: Arc<Site>) {
 }
 
 async fn accept(listener: Listener, site: Arc<Site>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        let (stream, local) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                debug!("accepting: {error}");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let site = Arc::clone(&site);
-        tokio::spawn(async move {
-            let _place = place;
-            let _ = tokio::time::timeout(TIMEOUT, answer(stream, local, site)).await;
-        });
-    }
+    let answer = |(stream, local)| {
+        let answered = answer(stream, local, Arc::clone(&site));
+        async move {
+            let _ = tokio::time::timeout(TIMEOUT, answered).await;
+        }
+    };
+    accept::each(MAX_CONNECTIONS, || listener.accept(), answer).await;
 }
 
 /// One request; connections are not kept, so that idle ones need no care.

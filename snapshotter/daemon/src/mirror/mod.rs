@@ -23,9 +23,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
+use crate::accept;
 use crate::adapters::p2p::Peers;
 use crate::config::mirror::Mirror;
 use site::Site;
@@ -34,8 +34,6 @@ use site::Site;
 const MAX_CONNECTIONS: usize = 256;
 /// Between two requests on a connection, too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// After an accept that failed, for want of descriptors for instance.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves in the background until the process ends. An address that cannot be had is told in the log: clients go to the
 /// registry themselves then.
@@ -51,25 +49,8 @@ pub(crate) async fn serve(config: &Mirror, peers: Arc<Peers>) {
 }
 
 async fn accept(listener: TcpListener, site: Arc<Site>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                debug!("accepting: {error}");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let site = Arc::clone(&site);
-        tokio::spawn(async move {
-            let _place = place;
-            answer(stream, site).await;
-        });
-    }
+    let answer = |(stream, _)| answer(stream, Arc::clone(&site));
+    accept::each(MAX_CONNECTIONS, || listener.accept(), answer).await;
 }
 
 async fn answer(stream: TcpStream, site: Arc<Site>) {
