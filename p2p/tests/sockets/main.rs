@@ -5,6 +5,7 @@ mod faults;
 mod identity;
 mod memory;
 mod node;
+mod places;
 mod rollout;
 mod skew;
 mod wire;

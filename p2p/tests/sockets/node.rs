@@ -1,10 +1,9 @@
 //! Nodes, an origin that counts, and contents that prove themselves.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,19 +18,8 @@ use lacewing_p2p::store::{Limits, PieceStore};
 use lacewing_p2p::transport::{Provenance, Timing};
 use lacewing_p2p::{Class, FetchError, Node, PieceId, swarm};
 
-/// Each cluster has addresses of its own, so that tests can run at the same time.
-static NETWORK: AtomicU16 = AtomicU16::new(1);
-
-/// Addresses for a cluster. No other process uses them: they name the process, by 16 bits of its id in the network and the
-/// others in the port (at most 6, since ids end at 2^22).
-pub(crate) fn addresses(count: u16) -> Vec<SocketAddr> {
-    let network = NETWORK.fetch_add(1, Ordering::Relaxed);
-    let [top, high, low] = [16, 8, 0].map(|shift| (std::process::id() >> shift) as u8);
-    let port = 20_000 + u16::from(top) * 100 + network;
-    (1..=count)
-        .map(|host| SocketAddr::new(IpAddr::from([127, high, low, host as u8]), port))
-        .collect()
-}
+pub(crate) use crate::places::addresses;
+use crate::places::folder;
 
 /// A blob of pieces with known contents.
 pub(crate) struct Image {
@@ -164,20 +152,6 @@ impl Verifier for Gullible {
     fn permits(&self, _piece: &PieceId, _of: &Provenance) -> bool {
         true
     }
-}
-
-thread_local! {
-    /// Folders of this test. They go with its thread, behind the runtime: a store's pieces are written by the runtime's own
-    /// threads, and one that comes while a folder is emptied would keep it.
-    static FOLDERS: RefCell<Vec<tempfile::TempDir>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A folder that outlives what the test leaves running.
-fn folder() -> PathBuf {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().to_owned();
-    FOLDERS.with_borrow_mut(|folders| folders.push(folder));
-    path
 }
 
 /// A file with a secret, and a folder for stores.
