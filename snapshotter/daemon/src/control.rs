@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use lacewing_format::annotation;
 use lacewing_fusefs::{Counters, Engine, Features, LayerId, LayerStatus, Way};
@@ -18,14 +18,18 @@ use lacewing_snapshotter::{
     CHAIN_ID_LABEL, IMAGE_LABEL, LAYER_LABEL, LayerEntry, LayerRef, MountError, Snapshotter,
 };
 use tonic::{Request, Response, Status, Streaming};
+use tracing::warn;
 
 use crate::adapters::layers::NodeLayers;
 use crate::adapters::p2p::Peers;
 use crate::give_back::{GivenStream, Giver};
-use crate::meters::Meters;
+use crate::meters::{Meters, milliseconds};
 use crate::pin::{Pin, Pins};
 use crate::record::{self, RecordStream};
 use crate::swarm;
+
+/// How often layers that came are held against the pins: an image is not evicted while it is pulled.
+const APPLY_PINS: Duration = Duration::from_secs(5);
 
 /// What tells this worker from others.
 #[derive(Debug, Clone)]
@@ -170,6 +174,17 @@ impl Control {
             .map_err(|error| Status::internal(error.to_string()))?;
         let own = images.into_iter().filter(|(_, name)| pin.covers(name));
         Ok(own.map(|(layer, _)| layer).collect())
+    }
+
+    /// Applies pins to layers as they come, for as long as the process lives.
+    pub(crate) async fn keep_pins_applied(self) {
+        loop {
+            let this = self.clone();
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || this.apply_pins()).await {
+                warn!(%error, "applying pins");
+            }
+            tokio::time::sleep(APPLY_PINS).await;
+        }
     }
 
     /// Tells the store which layers are pinned now.
@@ -469,12 +484,4 @@ pub(crate) fn counters(counted: &Counters) -> HashMap<String, u64> {
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))
     .collect()
-}
-
-/// Milliseconds since 1970, 0 for earlier times.
-pub(crate) fn milliseconds(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_millis()).ok())
-        .unwrap_or_default()
 }

@@ -6,11 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lacewing_rpc::control::{Fetch, Pull};
-
-use crate::control::milliseconds;
 
 /// Upper bounds of the histograms' buckets, in seconds: from a read of a disk near by to the longest that a read waits.
 pub(crate) const BOUNDS: [f64; 14] = [
@@ -20,6 +18,14 @@ pub(crate) const BOUNDS: [f64; 14] = [
 const SLOWEST: usize = 10;
 /// Pulls under way that are listed; containerd asks for a few at a time.
 const MAX_PULLS: usize = 1000;
+
+/// Milliseconds since 1970, 0 for earlier times.
+pub(crate) fn milliseconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .unwrap_or_default()
+}
 
 /// Durations by size, as Prometheus counts them.
 #[derive(Debug, Default)]

@@ -7,21 +7,16 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lacewing_oci::{Reference, RegistryRef};
 use lacewing_rpc::control::PinRequest;
 use lacewing_rpc::control::control_client::ControlClient;
-use tracing::warn;
 
 use crate::adapters::content::connect;
 use crate::cli::PinArgs;
-use crate::control::Control;
 use crate::output::print;
 
-/// How often layers that came are looked at: an image is not evicted while it is pulled.
-const APPLY: Duration = Duration::from_secs(5);
 /// Most images: each is a line in status.
 const MOST: usize = 10_000;
 
@@ -140,17 +135,6 @@ impl Pins {
         let pins = self.list();
         pins.iter()
             .any(|pin| Pin::parse(pin).is_ok_and(|pin| pin.covers(image)))
-    }
-}
-
-/// Applies pins to layers as they come.
-pub(crate) async fn keep_applied(control: Control) {
-    loop {
-        let this = control.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || this.apply_pins()).await {
-            warn!(%error, "applying pins");
-        }
-        tokio::time::sleep(APPLY).await;
     }
 }
 

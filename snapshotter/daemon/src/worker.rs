@@ -33,7 +33,7 @@ use crate::http::{self, Site};
 use crate::lock::{self, Lock};
 use crate::meters::Meters;
 use crate::mirror;
-use crate::pin::{self, Pins};
+use crate::pin::Pins;
 use crate::traces::{self, Traces};
 use crate::{credentials, guard, registry, succession, swarm};
 
@@ -209,7 +209,7 @@ impl Worker {
         let incoming = lacewing_snapshotter::connections(tokio::net::UnixListener::from_std(listener)?);
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         http::serve(self.site).await;
-        tokio::spawn(pin::keep_applied(self.control.clone()));
+        tokio::spawn(self.control.clone().keep_pins_applied());
         let (stopping, mut stopped) = tokio::sync::watch::channel(false);
         let server = tonic::transport::Server::builder()
             .add_service(lacewing_snapshotter::service(self.snapshotter))

@@ -19,7 +19,8 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::origins::Place;
-use super::source::{RegistrySource, Repositories};
+use super::repositories::Repositories;
+use super::source::RegistrySource;
 
 /// Indexes fetched side by side: enough to hide round trips, too few to crowd out anybody else.
 const AT_ONCE: usize = 4;

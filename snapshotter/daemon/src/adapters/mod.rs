@@ -6,5 +6,6 @@ pub(crate) mod layers;
 pub(crate) mod measured;
 pub(crate) mod origins;
 pub(crate) mod p2p;
+pub(crate) mod repositories;
 pub(crate) mod source;
 pub(crate) mod verdicts;

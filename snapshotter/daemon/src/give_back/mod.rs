@@ -27,7 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::info;
 
-use crate::adapters::source::Repositories;
+use crate::adapters::repositories::Repositories;
 use content::Content;
 
 /// Documents of one image: platforms, and as many of the conversion's.

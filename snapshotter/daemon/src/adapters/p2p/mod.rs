@@ -36,7 +36,7 @@ pub(crate) use self::setup::own_address;
 use self::setup::{follow, limits, members, rates};
 use self::shared::{MOST_HOSTS, Shared};
 use super::origins::{Origins, Place};
-use super::source::Repositories;
+use super::repositories::Repositories;
 use crate::config::p2p::P2p;
 use crate::foreign::{Failure, Lent, Sums, Wholes, Words};
 

@@ -15,7 +15,7 @@ use lacewing_p2p::transport::Provenance;
 use lacewing_p2p::{FetchError, PieceId};
 
 use super::shared::{Patience, Shared, index_piece, is_index};
-use crate::adapters::source::source_error;
+use crate::adapters::repositories::source_error;
 use crate::foreign::{self, Source};
 use crate::limits::MAX_STORED_INDEX;
 

@@ -13,7 +13,7 @@ use lacewing_p2p::{Node, PieceId};
 use super::book::{Book, MAX_FOREIGN_INDEX, Tables};
 use super::gone::Gone;
 use crate::adapters::origins::{Origins, Place};
-use crate::adapters::source::Repositories;
+use crate::adapters::repositories::Repositories;
 use crate::foreign::{self, Lent, Source, Sums, Words};
 
 /// Hosts that this node's users read from.

@@ -21,7 +21,7 @@ use super::places::{addresses, folder};
 use super::server::Server;
 use crate::adapters::origins::Origins;
 use crate::adapters::p2p::Peers;
-use crate::adapters::source::Repositories;
+use crate::adapters::repositories::Repositories;
 use crate::config::p2p::{Membership, P2p, Proof};
 use crate::foreign::{Blob, Failure, RUN, Source};
 
