@@ -7,6 +7,7 @@ mod action;
 mod answer;
 mod arrivals;
 mod ask;
+mod branches;
 mod breaker;
 mod config;
 mod demand;

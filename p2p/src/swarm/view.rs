@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use super::branches::Branches;
 use super::rng::mix;
 use crate::limits::{MAX_MEMBERS, MAX_ZONES};
 use crate::piece::PieceId;
@@ -17,7 +18,7 @@ pub(crate) const ARITY: usize = 4;
 pub(crate) const STRIPES: u16 = 32;
 
 /// From the tree of a piece to that of the next one: about 0.6 of a ring, and of the rings. Odd, so that every tree has its turn.
-const STEP: u64 = 179;
+pub(super) const STEP: u64 = 179;
 
 /// Rings of small clusters. One ring of few members has gaps of very different lengths, and whoever stands behind a long
 /// one uploads twice the mean; eight rings even that out. They cost connections, of which a small cluster has few.
@@ -91,6 +92,8 @@ struct Zone {
     id: ZoneId,
     /// For each ring those who can be asked, by position.
     rings: Vec<Vec<(u64, PeerId)>>,
+    /// Whom those ask, in a small cluster.
+    branches: Option<Branches>,
 }
 
 /// The members of one zone in the order of one tree.
@@ -99,6 +102,7 @@ pub(crate) struct Order<'a> {
     ring: &'a [(u64, PeerId)],
     first: usize,
     tree: TreeId,
+    branches: Option<&'a [u8]>,
 }
 
 impl View {
@@ -151,7 +155,8 @@ impl View {
     pub fn tree_of(&self, piece: &PieceId) -> TreeId {
         let mut word = [0; 8];
         word.copy_from_slice(&piece.blob.0[..8]);
-        let ordinal = piece.offset / u64::from(piece.len.max(1));
+        // About one on for each piece, also where their lengths differ.
+        let ordinal = piece.offset >> u64::from(piece.len).next_power_of_two().trailing_zeros();
         let place = u64::from_le_bytes(word).wrapping_add(ordinal);
         let tree = place.wrapping_mul(STEP) % u64::from(self.tree_count());
         TreeId(tree as u16)
@@ -214,11 +219,11 @@ impl View {
             let mut next = match rank {
                 0 => None,
                 rank if rank >= relays => Some(slot(me, tree, relays)),
-                rank => parent(rank),
+                rank => order.parent(rank),
             };
             while let Some(at) = next {
                 out.extend(order.at(at));
-                next = parent(at);
+                next = order.parent(at);
             }
             let second = order.at(1).filter(|second| rank > 1 && !out.contains(second));
             out.extend(second);
@@ -249,16 +254,34 @@ impl Zone {
             ring.sort_unstable();
             ring
         };
-        Self {
+        let mut zone = Self {
             id,
             rings: (0..rings).map(of_ring).collect(),
-        }
+            branches: None,
+        };
+        let ids: Vec<PeerId> = members.iter().map(|member| member.id).collect();
+        let numbers = |tree: TreeId| -> Vec<usize> {
+            let order = zone.order(tree);
+            let order = order
+                .iter()
+                .flat_map(|order| (0..order.len()).filter_map(|rank| order.at(rank)));
+            order.filter_map(|peer| ids.binary_search(&peer).ok()).collect()
+        };
+        zone.branches =
+            (ids.len() <= ALL_RINGS_UP_TO).then(|| Branches::new(ids.len(), STRIPES * rings, numbers));
+        zone
     }
 
     fn order(&self, tree: TreeId) -> Option<Order<'_>> {
         let ring = self.rings.get(tree.ring())?.as_slice();
         let first = ring.partition_point(|entry| entry.0 < tree.start());
-        (!ring.is_empty()).then_some(Order { ring, first, tree })
+        let branches = self.branches.as_ref().and_then(|branches| branches.of(tree));
+        (!ring.is_empty()).then_some(Order {
+            ring,
+            first,
+            tree,
+            branches,
+        })
     }
 }
 
@@ -280,6 +303,14 @@ impl Order<'_> {
         (rank < self.ring.len()).then(|| self.ring[wrapped].1)
     }
 
+    /// The rank that `rank` asks; `None` for the first.
+    fn parent(&self, rank: usize) -> Option<usize> {
+        match self.branches {
+            Some(branches) if rank > 0 => branches.get(rank).map(|parent| usize::from(*parent)),
+            _ => parent(rank),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.ring.len()
     }
@@ -290,7 +321,7 @@ pub(crate) fn slot(peer: PeerId, tree: TreeId, relays: usize) -> usize {
     (mix(peer.0 ^ mix(u64::from(tree.0))) % relays.max(1) as u64) as usize
 }
 
-/// The rank that `rank` asks; `None` for the first.
+/// The rank that `rank` asks in a large cluster; `None` for the first.
 fn parent(rank: usize) -> Option<usize> {
     rank.checked_sub(1).map(|before| before / ARITY)
 }
