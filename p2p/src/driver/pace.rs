@@ -12,6 +12,10 @@ use crate::transport::Pace;
 /// A bucket holds what may pass in this time: short enough that a limit is felt at once.
 const BURST: Duration = Duration::from_millis(100);
 
+/// Longest time for which one write that somebody waits for holds the others back: who takes his bytes so slowly leaves the
+/// link free.
+const LONGEST_HOLD: Duration = Duration::from_millis(100);
+
 /// Smallest bucket, so that one part of a piece always fits.
 const LEAST: f64 = 128.0 * 1024.0;
 
@@ -116,7 +120,32 @@ impl Pace for Bucket {
 pub(super) struct Uploads {
     all: Bucket,
     each: Mutex<Each>,
+    lane: Lane,
     me: Weak<Uploads>,
+}
+
+/// Holds back what nobody waits for while the link is busy with what somebody waits for, over whatever connection.
+#[derive(Debug, Default)]
+struct Lane(Mutex<Option<tokio::time::Instant>>);
+
+impl Lane {
+    /// Bytes that somebody waits for have gone out, which took so long.
+    fn wrote(&self, took: Duration) {
+        let until = tokio::time::Instant::now() + (2 * took).min(LONGEST_HOLD);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = Some(state.map_or(until, |before| before.max(until)));
+    }
+
+    /// Waits until the next such bytes would have gone out.
+    async fn free(&self) {
+        loop {
+            let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match until.filter(|until| *until > tokio::time::Instant::now()) {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => return,
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -135,6 +164,7 @@ impl Uploads {
                 rate: each,
                 buckets: Vec::new(),
             }),
+            lane: Lane::default(),
             me: me.clone(),
         })
     }
@@ -156,7 +186,17 @@ impl Uploads {
 
 impl Pace for Uploads {
     fn pass(&self, blocking: bool, len: usize) -> BoxFuture<'_, ()> {
-        self.all.take(blocking, len).boxed()
+        async move {
+            if !blocking {
+                self.lane.free().await;
+            }
+            self.all.take(blocking, len).await;
+        }
+        .boxed()
+    }
+
+    fn wrote(&self, took: Duration) {
+        self.lane.wrote(took);
     }
 
     fn of_link(&self) -> Option<Arc<dyn Pace>> {
@@ -185,6 +225,10 @@ impl Pace for OfLink {
             self.all.pass(blocking, len).await;
         }
         .boxed()
+    }
+
+    fn wrote(&self, took: Duration) {
+        self.all.wrote(took);
     }
 }
 
@@ -240,6 +284,28 @@ mod tests {
         let mut waits = slow.pass(false, 4 << 20);
         assert!((&mut waits).now_or_never().is_none());
         assert!(other.pass(false, 4 << 20).now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_leaves_the_link_to_the_rest_on_every_connection() {
+        let uploads = Uploads::new(None, None);
+        let (one, other) = (uploads.of_link().unwrap(), uploads.of_link().unwrap());
+        one.wrote(Duration::from_millis(10));
+        let begun = tokio::time::Instant::now();
+        other.pass(true, 1).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        other.pass(false, 1).await;
+        assert!(
+            begun.elapsed() >= Duration::from_millis(19),
+            "as long as two of its writes"
+        );
+        one.wrote(Duration::from_secs(10));
+        let begun = tokio::time::Instant::now();
+        other.pass(false, 1).await;
+        assert!(
+            begun.elapsed() <= LONGEST_HOLD + Duration::from_millis(2),
+            "he takes it slowly"
+        );
     }
 
     #[test]

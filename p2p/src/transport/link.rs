@@ -152,6 +152,7 @@ impl Link {
     /// Sends a piece before others.
     pub fn hurry(&self, id: RequestId) {
         lock(&self.shared.outbox).promote(id);
+        self.shared.wake.notify_one(); // it may be held back as what nobody waits for
     }
 
     /// How long nothing has come.

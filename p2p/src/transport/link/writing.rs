@@ -1,5 +1,7 @@
 //! The half that writes: what waits in the outbox, as fast as the pace and the network allow.
 
+use std::time::Instant;
+
 use bytes::BytesMut;
 use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::time::timeout;
@@ -20,6 +22,8 @@ pub(super) async fn write(
     context: &Context,
 ) -> Result<(), TransportError> {
     let mut out = BytesMut::new();
+    // Whether `out` holds bytes that somebody waits for.
+    let mut urgent = false;
     let pace = context.pace.of_link().unwrap_or_else(|| context.pace.clone());
     loop {
         let next_is_part = lock(&shared.outbox).next_is_part();
@@ -42,7 +46,12 @@ pub(super) async fn write(
         };
         match next {
             Next::Message(message) => message.encode(&mut out),
-            Next::Part { message, .. } => message.encode(&mut out),
+            Next::Part {
+                message, blocking, ..
+            } => {
+                message.encode(&mut out);
+                urgent |= blocking;
+            }
             Next::End { id, hint, len, begun } => {
                 Message::Done { id, hint }.encode(&mut out);
                 flush(&mut stream, &mut out).await?;
@@ -51,7 +60,11 @@ pub(super) async fn write(
             }
         }
         if out.len() >= MAX_WRITE {
+            let begun = Instant::now();
             flush(&mut stream, &mut out).await?;
+            if std::mem::take(&mut urgent) {
+                pace.wrote(begun.elapsed());
+            }
         }
     }
 }
