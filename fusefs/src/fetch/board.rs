@@ -90,6 +90,8 @@ pub(crate) struct Board<D, W> {
     waited: Option<Instant>,
     /// When a background run was begun last; at first, when the board was made.
     begun: Instant,
+    /// Whether a background run may be under way beside who waits.
+    beside: bool,
 }
 
 impl<D: Clone, W> Board<D, W> {
@@ -104,7 +106,14 @@ impl<D: Clone, W> Board<D, W> {
             served: false,
             waited: None,
             begun: now,
+            beside: false,
         }
+    }
+
+    /// The same, but while nothing is read ahead one background run is under way though processes wait: where other nodes are
+    /// asked, what they wait for takes a small part of the link, and goes first on its way.
+    pub(crate) fn beside(self, beside: bool) -> Board<D, W> {
+        Board { beside, ..self }
     }
 
     /// Whether a frame is on its way.
@@ -167,16 +176,18 @@ impl<D: Clone, W> Board<D, W> {
         self.queues[run.urgency as usize].push_back(run);
     }
 
-    /// Takes the next run that may be started. Background runs wait until no process does, and a while longer.
+    /// Takes the next run that may be started. Background runs wait until no process does, and a while longer, but for one
+    /// that may go [beside](Board::beside) them.
     pub(crate) fn start(&mut self, now: Instant) -> Option<Run<D>> {
         if self.blocked() {
             self.waited = Some(now);
         }
         let quiet = self.waited.is_none_or(|waited| now >= waited + QUIET);
         let held = self.blocked() || self.quiet_at().is_some_and(|at| now < at);
+        let beside = self.beside && self.active[Urgency::Ahead as usize] == 0;
         let ready = |urgency: &Urgency| {
             let at = *urgency as usize;
-            let held = *urgency == Urgency::Background && held;
+            let held = *urgency == Urgency::Background && held && !beside;
             !held && self.active[at] < LIMITS[at] && !self.queues[at].is_empty()
         };
         let urgency = URGENCIES.into_iter().find(ready)?;
@@ -359,6 +370,37 @@ mod tests {
         assert!(board.start(at(base, 600)).is_none(), "it may read on");
         let background = board.start(at(base, 650)).unwrap();
         assert_eq!(background.urgency, Urgency::Background);
+    }
+
+    #[test]
+    fn where_others_are_asked_one_background_run_goes_beside_who_waits() {
+        let mut board: Board<(), u32> = Board::new(Instant::now()).beside(true);
+        let now = board.begun;
+        board.enqueue(run(1, 0, 1, Urgency::Blocking));
+        board.join((1, 0), 7);
+        for pack in 2..4 {
+            board.enqueue(run(pack, 0, 1, Urgency::Background));
+        }
+        assert_eq!(board.start(now).unwrap().urgency, Urgency::Blocking);
+        let beside = board.start(now).unwrap();
+        assert_eq!(
+            (beside.pack, beside.urgency),
+            (2, Urgency::Ahead),
+            "without what follows it"
+        );
+        assert!(board.start(now).is_none());
+        board.land((2, 0));
+        board.finish(Urgency::Ahead, now);
+        board.enqueue(run(4, 0, 1, Urgency::Ahead));
+        assert_eq!(
+            board.start(now).unwrap().pack,
+            4,
+            "what will be read soon goes first"
+        );
+        assert!(board.start(now).is_none());
+        board.land((4, 0));
+        board.finish(Urgency::Ahead, now);
+        assert_eq!(board.start(now).unwrap().pack, 3);
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl Fetcher {
         volumes: Arc<Volumes>,
         tally: Arc<Tally>,
     ) -> Result<Fetcher> {
+        let board = Board::new(options.clock.now()).beside(options.source.asks_around());
         let shared = Arc::new(Shared {
             source: options.source,
             runtime: options.runtime,
@@ -82,7 +83,7 @@ impl Fetcher {
             tally,
             places,
             volumes,
-            board: Mutex::new(Board::new(options.clock.now())),
+            board: Mutex::new(board),
             looks_again: AtomicBool::new(false),
             waiters: Mutex::default(),
             next_waiter: AtomicU64::new(0),
