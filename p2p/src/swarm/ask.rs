@@ -46,7 +46,8 @@ impl Swarm {
         self.schedule(at);
     }
 
-    /// Who is asked next: the nearest ancestor that was not asked yet, then the earliest members.
+    /// Who is asked next: the nearest ancestor that was not asked yet, then the earliest members of the zone, and the first ones of
+    /// the others.
     pub(super) fn next_peer(&mut self, at: usize) -> Option<PeerId> {
         let flight = self.flights[at].as_ref()?;
         if !self.view.knows(flight.tree) {
@@ -71,7 +72,10 @@ impl Swarm {
             let order = self.view.order(self.me, tree);
             let rank = order.map_or(0, |order| order.rank(tree.distance(self.me)));
             let earliest = (0..rank.min(STAND_INS)).filter_map(|rank| order?.at(rank));
-            found = earliest.into_iter().find(usable);
+            let mine = tree.distance(self.me);
+            let roots = self.view.roots(tree).iter().take_while(|root| root.0 < mine);
+            let of_zones = roots.take(STAND_INS).map(|root| root.1);
+            found = earliest.chain(of_zones).find(usable);
         }
         self.scratch = ancestors;
         found

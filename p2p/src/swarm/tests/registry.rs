@@ -311,3 +311,27 @@ fn what_a_slow_first_owes_the_second_gets_from_the_registry() {
     assert!(goes_to_origin(&actions), "the slow one is not asked: {actions:?}");
     assert_eq!(asks(&actions), []);
 }
+
+/// The story: the first of a third zone asked only the earliest of all, and when that was silent waited for two seconds.
+#[test]
+fn the_first_of_a_zone_asks_those_of_all_zones_before_it() {
+    let member = |n: u64| Member {
+        id: id(n),
+        zone: ZoneId(n as u16 % 3),
+        leaf: false,
+    };
+    let view = Arc::new(View::new((0..30).map(member).collect()));
+    let tree = view.tree_of(&piece(1));
+    let roots: Vec<PeerId> = view.roots(tree).iter().map(|root| root.1).collect();
+    let mut swarm = Swarm::new(Config::default(), roots[2], 1);
+    let mut actions = Vec::new();
+    swarm.handle(Time(0), Event::MembersChanged(view), &mut actions);
+    let begun = Time(0).after(LONG_AGO);
+    swarm.handle(begun, want(1, Class::Blocking), &mut actions);
+    let (first, request, _) = *asks(&actions).last().expect("one is asked");
+    assert_eq!(first, roots[0]);
+    let reason = Refusal::Unavailable;
+    swarm.handle(begun, Event::Refused { request, reason }, &mut actions);
+    let asked: Vec<PeerId> = asks(&actions).iter().map(|ask| ask.0).collect();
+    assert_eq!(asked, roots[..2]);
+}
