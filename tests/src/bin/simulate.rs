@@ -28,6 +28,11 @@ fn main() {
                     daemon.under_way = (number * 1024.0) as u32;
                 }
             }
+            "beside" => {
+                if let Some(daemon) = &mut scenario.daemon {
+                    daemon.beside = number as usize;
+                }
+            }
             "slow" => scenario.slow = number,
             "crashed" => scenario.crashed = number,
             "unseen" => scenario.unseen = number,
@@ -50,7 +55,7 @@ fn main() {
     let begun = std::time::Instant::now();
     let o = run(&scenario);
     println!(
-        "p50 {:.3} p99 {:.3} max {:.3} slow {:.2} | copies {:.4} asked {:.4} | up {:.3} | moved {:.3} zones {:.2} | lat {:.2} {:.2} {:.2} | hedged {} redirected {} wasted {} parents {} failures {} unfinished {} left {} | ev {}M {:?}",
+        "p50 {:.3} p99 {:.3} max {:.3} slow {:.2} | copies {:.4} asked {:.4} | up {:.3} | moved {:.3} zones {:.2} | lat {:.2} {:.2} {:.2} | hedged {} redirected {} wasted {} parents {} failures {} unfinished {} left {} | start {:.2} {:.2} | ev {}M {:?}",
         o.completion(0.5),
         o.completion(0.99),
         o.completion(1.0),
@@ -70,6 +75,8 @@ fn main() {
         o.failures,
         o.unfinished,
         o.left_over,
+        o.startup(0.5),
+        o.startup(1.0),
         o.events / 1_000_000,
         begun.elapsed()
     );

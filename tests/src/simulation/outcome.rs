@@ -6,7 +6,9 @@
 pub struct Outcome {
     /// Start to completion of each healthy user, sorted.
     pub completion: Vec<f64>,
-    /// The same for slow users.
+    /// Start of each healthy daemon to the end of its program's start-up set, sorted.
+    pub startup: Vec<f64>,
+    /// The same as `completion` for slow users.
     pub slow_completion: Vec<f64>,
     /// Users that are alive and did not complete.
     pub unfinished: usize,
@@ -54,6 +56,11 @@ impl Outcome {
     /// Completion of healthy users.
     pub fn completion(&self, q: f64) -> f64 {
         quantile(&self.completion, q)
+    }
+
+    /// Start-up of healthy daemons.
+    pub fn startup(&self, q: f64) -> f64 {
+        quantile(&self.startup, q)
     }
 
     /// Latency of their blocking reads, in milliseconds.

@@ -29,6 +29,8 @@ impl Bits {
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) started: Nanos,
+    /// When a daemon's program had read its start-up set.
+    pub(crate) started_up: Option<Nanos>,
     /// When it had all it wanted.
     pub(crate) done: Option<Nanos>,
     /// First piece that was not prefetched yet.
@@ -54,6 +56,14 @@ pub(crate) struct Store {
     pub(crate) runs: Vec<(Nanos, Vec<usize>)>,
     /// Pieces prefetched behind a run.
     pub(crate) window: usize,
+    /// Pieces that are prefetched while a program waits.
+    pub(crate) beside: Vec<usize>,
+    /// When the program waited last, if it has.
+    pub(crate) waited: Option<Nanos>,
+    /// When a run was begun last.
+    pub(crate) begun: Nanos,
+    /// It looks at this moment whether it may begin a run.
+    pub(crate) look: Nanos,
 }
 
 impl Store {
@@ -75,6 +85,7 @@ impl Reader {
     pub(crate) fn new(pieces: usize) -> Self {
         Self {
             started: Nanos::MAX,
+            started_up: None,
             done: None,
             next: 0,
             outstanding: 0,

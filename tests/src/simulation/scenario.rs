@@ -59,13 +59,15 @@ pub struct Scenario {
 
 /// A daemon's own limits, as `fusefs` (background, fetch) and the daemon's p2p adapter have them, and those of its sockets.
 ///
-/// The program reads a start-up set, then everything in order, and waits for each piece. Meanwhile the store completes the
-/// image: it takes up some missing pieces at a time, in runs, and the next ones when all of those are here. With each run the
-/// pieces behind it are prefetched.
+/// The program reads some files at first, its start-up set, then everything in order, and waits for each piece. While it has not
+/// waited for a moment, the store completes the image: it takes up some missing pieces at a time, in runs, and the next ones when
+/// all of those are here. With each run the pieces behind it are prefetched.
 #[derive(Clone, Copy, Debug)]
 pub struct Daemon {
-    /// Pieces of the start-up set, evenly spaced.
-    pub startup: usize,
+    /// Files of the image, of equal size.
+    pub files: usize,
+    /// Of these, one in so many is read at first, one after the other.
+    pub startup_every: usize,
     /// Pieces that the store takes up at a time.
     pub batch: usize,
     /// Pieces of a run.
@@ -76,6 +78,14 @@ pub struct Daemon {
     pub window: (usize, usize, usize),
     /// A run that took less makes the window larger, one that took twice as long smaller. Seconds.
     pub pace: f64,
+    /// For so long after the program has waited no run is begun, seconds; but one each `least` seconds between two reads, alone.
+    pub quiet: f64,
+    /// See `quiet`.
+    pub least: f64,
+    /// Pieces that the store prefetches at a time while a program waits, in order.
+    pub beside: usize,
+    /// Most pieces that are prefetched ahead of a program that reads in order, and never more than it has read so.
+    pub ahead: usize,
     /// Bytes under way to one node beyond which its sender waits: what its socket, the other's, and a switch hold.
     pub under_way: u32,
 }
@@ -83,12 +93,17 @@ pub struct Daemon {
 impl Default for Daemon {
     fn default() -> Self {
         Self {
-            startup: 24,
+            files: 416,
+            startup_every: 17,
             batch: 8,
             run: 2,
             runs: 2,
             window: (16, 48, 32),
             pace: 2.0,
+            quiet: 0.25,
+            least: 1.0,
+            beside: 2,
+            ahead: 36,
             under_way: 256 << 10,
         }
     }
@@ -181,6 +196,19 @@ impl Scenario {
         scenario.config.ack_timeout = Duration::from_millis(1000);
         scenario.config.origin_limit = 8;
         scenario
+    }
+
+    /// The pieces that a daemon's program reads at first: those of one file in some, in order.
+    pub(crate) fn startup(&self) -> Vec<usize> {
+        let Some(daemon) = self.daemon else {
+            return Vec::new();
+        };
+        let first = |file: usize| file * self.pieces / daemon.files;
+        let last = |file: usize| ((file + 1) * self.pieces - 1) / daemon.files;
+        let files = (0..daemon.files).step_by(daemon.startup_every);
+        let mut pieces: Vec<usize> = files.flat_map(|file| first(file)..=last(file)).collect();
+        pieces.dedup();
+        pieces
     }
 
     /// The least time in which all can have the image (Kumar and Ross 2006), seconds.

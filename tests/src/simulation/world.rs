@@ -27,6 +27,8 @@ const REGISTRY: u32 = u32::MAX;
 enum What {
     Start(u32),
     Read(u32),
+    /// A daemon's store looks whether it may go on.
+    Complete(u32),
     /// A want that ended in an error is repeated.
     Rewant(u32, usize, Class),
     Crash(u32),
@@ -121,6 +123,8 @@ pub struct World {
     registry: Link,
     registry_pieces: u64,
     blob: Digest,
+    /// What daemons' programs read at first.
+    startup: Vec<usize>,
     to_finish: usize,
     actions: Vec<Action>,
     outcome: Outcome,
@@ -170,6 +174,7 @@ impl World {
         match what {
             What::Start(at) => self.start(at as usize),
             What::Read(at) => self.read(at as usize),
+            What::Complete(at) => self.prefetch(at as usize),
             What::Rewant(at, piece, class) => self.rewant(at as usize, piece, class),
             What::Crash(at) => self.crash(at as usize),
             What::Jump(at, by) => {

@@ -21,6 +21,9 @@ impl World {
             if !node.user {
                 continue;
             }
+            if let Some(started_up) = node.reader.started_up.filter(|_| !node.slow) {
+                (self.outcome.startup).push((started_up - node.reader.started) as f64 / 1e9);
+            }
             match (node.reader.done, node.slow) {
                 (None, _) => self.outcome.unfinished += 1,
                 (Some(done), slow) => {
@@ -49,6 +52,7 @@ impl World {
         self.outcome.between_zones /= quanta * pieces;
         for times in [
             &mut self.outcome.completion,
+            &mut self.outcome.startup,
             &mut self.outcome.slow_completion,
             &mut self.outcome.latency,
         ] {

@@ -71,21 +71,64 @@ impl World {
             let batch: Vec<usize> = missing.take(daemon.batch).collect();
             store.waiting = batch.chunks(daemon.run).map(<[usize]>::to_vec).collect();
         }
-        while self.nodes[at].reader.store.runs.len() < daemon.runs && !self.is_blocked(at) {
+        while self.nodes[at].reader.store.runs.len() < daemon.runs {
+            let Some(alone) = self.may_begin(at, daemon) else {
+                return self.go_on_beside(at, daemon);
+            };
             let Some(run) = self.nodes[at].reader.store.waiting.pop_front() else {
                 return;
             };
             let Some(last) = run.last().copied() else { continue };
             let (now, store) = (self.now, &mut self.nodes[at].reader.store);
             store.runs.push((now, run.clone()));
+            store.begun = now;
             if store.window == 0 {
                 store.window = daemon.window.2;
             }
-            let behind = last + 1..(last + 1 + store.window).min(self.scenario.pieces);
+            let window = if alone { 0 } else { store.window };
+            let behind = last + 1..(last + 1 + window).min(self.scenario.pieces);
             for piece in run.into_iter().chain(behind) {
                 self.want(at, piece, Class::Prefetch);
             }
         }
+    }
+
+    /// Prefetches some pieces although a program waits.
+    fn go_on_beside(&mut self, at: usize, daemon: &Daemon) {
+        let node = &mut self.nodes[at];
+        let held = &node.held;
+        node.reader.store.beside.retain(|piece| !held.get(*piece));
+        let room = daemon.beside.saturating_sub(node.reader.store.beside.len());
+        let under_way = &node.reader.store.beside;
+        let missing =
+            (0..self.scenario.pieces).filter(|piece| !held.get(*piece) && !under_way.contains(piece));
+        let next: Vec<usize> = missing.take(room).collect();
+        self.nodes[at].reader.store.beside.extend(&next);
+        for piece in next {
+            self.want(at, piece, Class::Prefetch);
+        }
+    }
+
+    /// Whether a store may begin a run now, and if so, whether alone; if not, it looks again.
+    fn may_begin(&mut self, at: usize, daemon: &Daemon) -> Option<bool> {
+        if self.is_blocked(at) {
+            self.nodes[at].reader.store.waited = Some(self.now);
+            return None;
+        }
+        let (now, store) = (self.now, &mut self.nodes[at].reader.store);
+        let Some(waited) = store.waited else {
+            return Some(false);
+        };
+        let quiet_at = waited + nanos(daemon.quiet);
+        let look = quiet_at.min(store.begun + nanos(daemon.least));
+        if now >= look {
+            return Some(now < quiet_at);
+        }
+        if store.look != look {
+            store.look = look;
+            self.push(look, What::Complete(at as u32));
+        }
+        None
     }
 
     /// Whether a program waits for what no run brings.
@@ -113,12 +156,12 @@ impl World {
     /// The piece of the next read; `None` after the last.
     fn next_read(&self, at: usize) -> Option<usize> {
         let (reads, pieces) = (self.nodes[at].reader.reads, self.scenario.pieces);
-        let Some(daemon) = self.scenario.daemon else {
+        if self.scenario.daemon.is_none() {
             return (reads < self.scenario.reads).then(|| reads * self.scenario.stride % pieces);
-        };
-        let startup = daemon.startup.min(pieces);
-        match reads.checked_sub(startup) {
-            None => Some(reads * pieces / startup),
+        }
+        let startup = &self.startup;
+        match reads.checked_sub(startup.len()) {
+            None => Some(startup[reads]),
             Some(in_order) => (in_order < pieces).then_some(in_order),
         }
     }
@@ -147,6 +190,11 @@ impl World {
         }
     }
 
+    /// Whether a daemon's program has read its start-up set.
+    fn started_up(&self, at: usize) -> bool {
+        self.scenario.daemon.is_some() && self.nodes[at].reader.reads >= self.startup.len()
+    }
+
     pub(super) fn read(&mut self, at: usize) {
         if self.nodes[at].dead {
             return;
@@ -155,7 +203,11 @@ impl World {
             self.finish(at);
             return;
         };
+        let (now, started) = (self.now, self.started_up(at));
         let node = &mut self.nodes[at];
+        if started {
+            node.reader.started_up.get_or_insert(now);
+        }
         node.reader.reads += 1;
         node.reader.reading = Some((piece, self.now));
         if node.held.get(piece) {
@@ -163,8 +215,11 @@ impl World {
         } else {
             self.want(at, piece, Class::Blocking);
         }
-        let window = self.nodes[at].reader.store.window;
-        if (self.scenario.daemon).is_some_and(|daemon| self.nodes[at].reader.reads > daemon.startup) {
+        if let Some(daemon) = self.scenario.daemon.filter(|_| started) {
+            let window = daemon
+                .ahead
+                .min(piece + 1)
+                .min(self.nodes[at].reader.store.window.max(daemon.window.2));
             for ahead in piece + 1..(piece + 1 + window).min(self.scenario.pieces) {
                 self.want(at, ahead, Class::Prefetch);
             }
@@ -172,7 +227,12 @@ impl World {
     }
 
     pub(super) fn read_done(&mut self, at: usize) {
-        if let Some((_, since)) = self.nodes[at].reader.reading.take() {
+        let now = self.now;
+        let reader = &mut self.nodes[at].reader;
+        if let Some((_, since)) = reader.reading.take() {
+            if since < now {
+                reader.store.waited = Some(now);
+            }
             if !self.nodes[at].slow {
                 self.outcome.latency.push((self.now - since) as f64 / 1e6);
             }

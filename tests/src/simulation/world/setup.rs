@@ -44,6 +44,7 @@ impl World {
             registry: Link::new(scenario.registry_link, scenario.piece_bytes, REGISTRY_PLACES),
             registry_pieces: 0,
             blob: Digest::of(&scenario.seed.to_le_bytes()),
+            startup: scenario.startup(),
             to_finish: 0,
             actions: Vec::new(),
             outcome: Outcome::default(),
