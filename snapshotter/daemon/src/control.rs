@@ -1,18 +1,20 @@
 //! The daemon's own service: what `lacewing status` and monitors ask.
 
+mod told;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lacewing_format::annotation;
-use lacewing_fusefs::{Counters, Engine, Features, LayerId, LayerStatus, Way};
+use lacewing_fusefs::{Engine, LayerId, LayerStatus, Way};
 use lacewing_p2p::driver::PeerStatus;
 use lacewing_rpc::control::control_server::{Control as ControlService, ControlServer};
 use lacewing_rpc::control::{
-    Broken, CollectRequest, CollectResponse, CompleteRequest, CompleteResponse, ExplainRequest,
-    ExplainResponse, Feature, GetRequest, GiveBackRequest, Layer, PinRequest, PinResponse, PreheatRequest,
-    PreheatResponse, RecordRequest, StatusRequest, StatusResponse, Store, SwarmRequest, SwarmResponse,
+    CollectRequest, CollectResponse, CompleteRequest, CompleteResponse, ExplainRequest, ExplainResponse,
+    GetRequest, GiveBackRequest, Layer, PinRequest, PinResponse, PreheatRequest, PreheatResponse,
+    RecordRequest, StatusRequest, StatusResponse, Store, SwarmRequest, SwarmResponse,
 };
 use lacewing_snapshotter::{
     CHAIN_ID_LABEL, IMAGE_LABEL, LAYER_LABEL, LayerEntry, LayerRef, MountError, Snapshotter,
@@ -27,6 +29,8 @@ use crate::meters::{Meters, milliseconds};
 use crate::pin::{Pin, Pins};
 use crate::record::{self, RecordStream};
 use crate::swarm;
+pub(crate) use told::counters;
+use told::{broken, features};
 
 /// How often layers that came are held against the pins: an image is not evicted while it is pulled.
 const APPLY_PINS: Duration = Duration::from_secs(5);
@@ -385,103 +389,4 @@ async fn aside<T: Send + 'static>(
     answer
         .map_err(|error| Status::internal(error.to_string()))?
         .map(Response::new)
-}
-
-fn features(found: &Features, way: Way, never: Option<&str>) -> Vec<Feature> {
-    let feature = |name: &str, used: bool, detail: &str| Feature {
-        name: name.to_owned(),
-        used,
-        detail: detail.to_owned(),
-    };
-    let erofs = match &found.erofs_file {
-        Some(Ok(())) => feature("file-backed-erofs", true, "the kernel mounts indexes as they are"),
-        Some(Err(reason)) => feature("file-backed-erofs", false, reason),
-        None => feature("file-backed-erofs", false, "not tried"),
-    };
-    vec![
-        feature(
-            "lazy",
-            never.is_none(),
-            never.unwrap_or("layers of converted images are lazy"),
-        ),
-        match (way, &found.erofs_file) {
-            (Way::Fuse, Some(Err(lacking))) => feature(
-                "trees-by-kernel",
-                false,
-                &format!("this process shows layers, over FUSE; for the kernel's EROFS: {lacking}"),
-            ),
-            (Way::Fuse, _) => feature(
-                "trees-by-kernel",
-                false,
-                "this process shows layers, over FUSE, as the configuration says",
-            ),
-            _ => feature(
-                "trees-by-kernel",
-                true,
-                "the kernel shows layers, by EROFS mounts",
-            ),
-        },
-        erofs,
-        match found.directio {
-            true => feature(
-                "directio",
-                true,
-                "one copy of the bytes in memory, charged to the reader",
-            ),
-            false => feature(
-                "directio",
-                false,
-                "the kernel lacks the mount option; reads are cached twice",
-            ),
-        },
-        match found.resend {
-            true => feature("resend", true, "requests in flight survive the worker"),
-            false => feature(
-                "resend",
-                false,
-                "the kernel cannot send requests again; a dying worker may fail reads",
-            ),
-        },
-        match found.idmap {
-            true => feature(
-                "fuse-idmap",
-                way == Way::Fuse,
-                "trees over FUSE can be shown to user namespaces",
-            ),
-            false => feature(
-                "fuse-idmap",
-                false,
-                "trees over FUSE cannot be shown to containers with user namespaces of their own (Linux 6.12)",
-            ),
-        },
-    ]
-}
-
-fn broken((snapshot, error): &(String, MountError)) -> Broken {
-    Broken {
-        snapshot: snapshot.clone(),
-        number: error.layer,
-        reason: error.reason.clone(),
-    }
-}
-
-/// The totals under their names in status.
-pub(crate) fn counters(counted: &Counters) -> HashMap<String, u64> {
-    [
-        ("reads", counted.reads),
-        ("read_bytes", counted.read_bytes),
-        ("misses", counted.misses),
-        ("read_errors", counted.read_errors),
-        ("resent", counted.resent),
-        ("source_bytes", counted.source_bytes),
-        ("source_reads", counted.source_reads),
-        ("decoded_bytes", counted.decoded_bytes),
-        ("dedup_bytes", counted.dedup_bytes),
-        ("corrupt", counted.corrupt),
-        ("unstored", counted.unstored),
-        ("evicted_bytes", counted.evicted_bytes),
-    ]
-    .into_iter()
-    .map(|(name, count)| (name.to_owned(), count))
-    .collect()
 }
