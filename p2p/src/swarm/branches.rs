@@ -8,6 +8,10 @@
 use super::TreeId;
 use super::view::{ARITY, STEP};
 
+/// Largest cluster whose trees may be one level deeper than they need be, as there is too little to choose from in few levels.
+/// With more members that balances no better, and a reader waits for one node more.
+const ROOM_UP_TO: usize = 64;
+
 /// For each tree, by rank, the rank that is asked.
 #[derive(Debug)]
 pub(super) struct Branches(Vec<Vec<u8>>);
@@ -32,7 +36,7 @@ impl Branches {
 
 /// One tree: counts in `asked` who is asked how often.
 fn grow(order: &[usize], asked: &mut [u32]) -> Vec<u8> {
-    let deepest = levels(order.len()) + 1; // room to choose
+    let deepest = levels(order.len()) + usize::from(order.len() <= ROOM_UP_TO);
     let mut children = vec![0; order.len()];
     let mut depths = vec![0; order.len()];
     let mut parents = vec![0; order.len() + 1];
