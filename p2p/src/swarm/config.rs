@@ -6,7 +6,7 @@ use std::time::Duration;
 /// nodes must agree on (the trees) are constants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Uploads at once of prefetched pieces. Those that somebody waits for go out one after the other.
+    /// Uploads at once in each class.
     pub uploads: u32,
     /// An upload that takes longer than this does not count against `uploads` any more, so that slow askers do not hold
     /// up the others.

@@ -28,10 +28,6 @@ pub(crate) struct Request {
     pub(crate) stage: Stage,
 }
 
-/// Blocking uploads at once. Of two that share the link both come when the second could have; of two in turn the first one is
-/// given on meanwhile, and its reader goes on.
-const BLOCKING_AT_ONCE: u32 = 1;
-
 /// All requests that this node holds. First come, first served, blocking before prefetch.
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
@@ -113,10 +109,10 @@ impl Uploads {
         Some(request)
     }
 
-    /// The next request to serve, if there is one and its class has a free place, of which prefetched ones have `prefetched`.
-    /// Uploads older than `patience` do not take a place, or slow askers would hold up all others.
-    pub(crate) fn next(&mut self, now: Time, prefetched: u32, patience: Duration) -> Option<(Key, Request)> {
-        for (class, places) in [(Class::Blocking, BLOCKING_AT_ONCE), (Class::Prefetch, prefetched)] {
+    /// The next request to serve, if there is one and its class has a free place. Uploads older than `patience` do not
+    /// take a place, or slow askers would hold up all others.
+    pub(crate) fn next(&mut self, now: Time, places: u32, patience: Duration) -> Option<(Key, Request)> {
+        for class in [Class::Blocking, Class::Prefetch] {
             let index = class as usize;
             let young = self.active[index]
                 .iter()
@@ -161,47 +157,5 @@ impl Uploads {
     pub(crate) fn counts(&self) -> (usize, usize) {
         let active = self.active[0].len() + self.active[1].len();
         (self.requests.len() - active, active)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use lacewing_format::Digest;
-
-    use super::*;
-
-    #[test]
-    fn what_readers_wait_for_goes_out_one_after_the_other() {
-        let mut uploads = Uploads::default();
-        let piece = PieceId {
-            blob: Digest([7; 32]),
-            offset: 0,
-            len: 1,
-        };
-        let key = |n| (PeerId(n), RequestId(1));
-        for (n, class) in [
-            (1, Class::Blocking),
-            (2, Class::Blocking),
-            (3, Class::Prefetch),
-            (4, Class::Prefetch),
-        ] {
-            uploads.wait(key(n), piece, class);
-            uploads.ready(key(n));
-        }
-        let patience = Duration::from_secs(1);
-        let next = |uploads: &mut Uploads, now| uploads.next(Time(now), 2, patience).map(|next| next.0);
-        let begun = [(); 4].map(|()| next(&mut uploads, 1));
-        assert_eq!(begun, [Some(key(1)), Some(key(3)), Some(key(4)), None]);
-        uploads.remove(key(1));
-        assert_eq!(next(&mut uploads, 1), Some(key(2)));
-        uploads.wait(key(5), piece, Class::Blocking);
-        uploads.ready(key(5));
-        assert_eq!(next(&mut uploads, 2), None);
-        let later = 1 + patience.as_nanos() as u64;
-        assert_eq!(
-            next(&mut uploads, later),
-            Some(key(5)),
-            "a slow asker holds nobody up"
-        );
     }
 }
