@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::ask::FLIGHT_BITS;
 use super::flight::{Ask, Flight};
 use super::time::Time;
-use super::{PeerId, RequestId, Swarm};
+use super::{RequestId, Swarm};
 
 /// A piece may change places with half a window of others, or with so many, and nobody is slow for that.
 const LEAST: u32 = 8;
@@ -79,18 +79,9 @@ impl Swarm {
         self.is_overtaken(flight) || !self.arrivals.flows(self.now, patience)
     }
 
-    /// Whether others are asked in its place: it owes pieces that were overtaken, or says itself that it uploads at a fraction of
-    /// what others do. Where a reader waits for one piece at a time nothing overtakes a slow one.
-    pub(super) fn is_slow(&self, peer: PeerId) -> bool {
-        let usual = self.median.map_or(0.0, |(median, _)| f64::from(median));
-        let says = f64::from(self.peers.rate(peer));
-        let says_so = says > 0.0 && says < usual * self.config.leaf_below;
-        says_so || self.peers.is_late(peer, self.now)
-    }
-
     /// Whether all who were asked for a piece are slow, or silent.
     pub(super) fn is_owed_by_slow(&self, flight: &Flight) -> bool {
-        let slow = |ask: &Ask| ask.silent || self.is_slow(ask.peer);
+        let slow = |ask: &Ask| ask.silent || self.peers.is_late(ask.peer, self.now);
         flight.asks.iter().all(slow)
     }
 

@@ -49,7 +49,6 @@ impl Swarm {
     /// Who is asked next: the nearest ancestor that was not asked yet, then the earliest members of the zone, and the first ones of
     /// the others.
     pub(super) fn next_peer(&mut self, at: usize) -> Option<PeerId> {
-        self.usual_rate(); // what is usual now is what [`Self::is_slow`] goes by
         let flight = self.flights[at].as_ref()?;
         if !self.view.knows(flight.tree) {
             return None;
@@ -61,7 +60,7 @@ impl Swarm {
         ancestors.clear();
         self.view.ancestors(self.me, tree, limit, &mut ancestors);
         let usable = |peer: &PeerId| !flight.tried.contains(peer) && self.standing(*peer) == Standing::Good;
-        let swift = |peer: &PeerId| usable(peer) && !self.is_slow(*peer);
+        let swift = |peer: &PeerId| usable(peer) && !self.peers.is_late(*peer, self.now);
         let mut found = ancestors.iter().copied().find(swift);
         // Before a slow one is asked who stands before this node, the origin is.
         let slow_too =
@@ -100,7 +99,8 @@ impl Swarm {
             let firsts = (0..FIRSTS).filter_map(|rank| order.at(rank));
             let usable =
                 |peer: &PeerId| !flight.tried.contains(peer) && self.standing(*peer) == Standing::Good;
-            let swift = |peer: &PeerId| *peer != self.me && usable(peer) && !self.is_slow(*peer);
+            let swift =
+                |peer: &PeerId| *peer != self.me && usable(peer) && !self.peers.is_late(*peer, self.now);
             firsts.into_iter().find(swift)
         });
         if let Some(first) = first {

@@ -157,44 +157,6 @@ fn the_second_of_a_tree_does_not_go_to_the_registry_because_time_goes_by() {
     assert!(goes_to_origin(&actions), "it gives none any more: {actions:?}");
 }
 
-/// The story: one slow node of five held up all others, since what a reader waits for alone is never overtaken.
-#[test]
-fn who_says_that_it_is_slow_is_passed_over() {
-    let asks_first = |slow: Option<PeerId>| {
-        let (order, mut swarm, begun) = of_rank(9, LONG_AGO);
-        let mut actions = Vec::new();
-        for (n, from) in order[..9].iter().enumerate() {
-            let rate = if slow == Some(*from) { 100 } else { 1000 };
-            let request = Event::Requested {
-                from: *from,
-                request: RequestId(n as u64),
-                piece: piece(7),
-                class: Class::Prefetch,
-                tree: swarm.view.tree_of(&piece(7)),
-                redirects: 2,
-                held_only: false,
-                origin: None,
-                hint: Hint {
-                    rate,
-                    ..Hint::default()
-                },
-                here: true,
-            };
-            swarm.handle(
-                begun.after(Duration::from_millis(100) * n as u32),
-                request,
-                &mut actions,
-            );
-        }
-        let now = begun.after(Duration::from_secs(2));
-        swarm.handle(now, want(1, Class::Blocking), &mut actions);
-        asks(&actions)[0].0
-    };
-    let parent = asks_first(None);
-    assert_eq!(asks_first(None), parent);
-    assert_ne!(asks_first(Some(parent)), parent);
-}
-
 /// The story: where the first of a tree had no log-in, the third fetched what the second was just fetching.
 #[test]
 fn where_the_first_may_not_read_it_the_third_does_not_overtake_the_second() {
