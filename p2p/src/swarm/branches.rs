@@ -5,8 +5,7 @@
 //! far, tree after tree in the order in which the pieces of a blob use them. Nodes that know different members choose
 //! differently, but always somebody earlier.
 
-use super::TreeId;
-use super::view::{ARITY, STEP};
+use super::tree::{ARITY, STEP, TreeId};
 
 /// Largest cluster whose trees may be one level deeper than they need be, as there is too little to choose from in few levels.
 /// With more members that balances no better, and a reader waits for one node more.

@@ -25,6 +25,7 @@ mod serve;
 mod tests;
 mod time;
 mod timer;
+mod tree;
 mod uploads;
 mod view;
 
@@ -37,7 +38,8 @@ pub use config::Config;
 pub use event::{Event, Failure, Refusal};
 pub use explain::{Candidate, Explanation, Standing, Status};
 pub use time::Time;
-pub use view::{Member, PeerId, TreeId, View, ZoneId};
+pub use tree::{PeerId, TreeId};
+pub use view::{Member, View, ZoneId};
 
 use self::arrivals::Arrivals;
 use self::breaker::Breakers;
@@ -240,14 +242,14 @@ impl Swarm {
     /// What two windows of such pieces take an ordinary node of the zone: a node that is busy but healthy may need as long
     /// for one piece.
     fn two_windows(&mut self, piece: &PieceId) -> Duration {
-        self.usual_time(u64::from(piece.len) * u64::from(self.config.window) * 2)
+        self.usual_time(usual_len(piece) * u64::from(self.config.window) * 2)
     }
 
     /// What twice as many such pieces as are under way take an ordinary node of the zone.
     fn twice_what_is_under_way(&mut self, piece: &PieceId) -> Duration {
         let most = u64::from(self.config.window).max(LEAST_UNDER_WAY);
         let under_way = (self.by_piece.len() as u64).clamp(LEAST_UNDER_WAY, most);
-        self.usual_time(u64::from(piece.len) * under_way * 2)
+        self.usual_time(usual_len(piece) * under_way * 2)
     }
 
     /// What so many bytes take an ordinary node of the zone; zero if nobody told how fast it is.
@@ -307,6 +309,14 @@ impl Swarm {
 
 /// Fewer pieces are counted as so many.
 const LEAST_UNDER_WAY: u64 = 8;
+
+/// How long a piece counts where it is asked how long it may take: a tiny one, such as the end of a file, stands behind others.
+fn usual_len(piece: &PieceId) -> u64 {
+    u64::from(piece.len).max(USUAL_LEN)
+}
+
+/// Bytes of a usual piece: a quarter of the largest frame.
+const USUAL_LEN: u64 = 256 << 10;
 
 /// So many more requests called off than served show that this node is slow; of those that are called off at once, when an
 /// asker ends, no more than the other number count.

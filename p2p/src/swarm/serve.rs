@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::explain::Standing;
 use super::flight::{AtOrigin, NEVER};
 use super::uploads::{Key, Stage};
-use super::{Action, Event, Hint, MOST_LET_DOWN, OriginId, PeerId, Refusal, Swarm, TreeId, demand, view};
+use super::{Action, Event, Hint, MOST_LET_DOWN, OriginId, PeerId, Refusal, Swarm, TreeId, demand, tree};
 use crate::piece::{Class, PieceId};
 
 /// A request as it came in.
@@ -186,7 +186,7 @@ impl Swarm {
             self.view.members().len(),
             self.config.relay_ratio,
         );
-        let slot = view::slot(incoming.key.0, tree, carriers);
+        let slot = tree::slot(incoming.key.0, tree, carriers);
         let earlier = |peer: &PeerId| tree.distance(*peer) < tree.distance(self.me);
         let by_rank = [slot, 0, 1].into_iter().filter_map(|rank| order.at(rank));
         by_rank

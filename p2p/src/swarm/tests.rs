@@ -29,6 +29,54 @@ fn piece(n: u64) -> PieceId {
     }
 }
 
+/// The story: a file's last few bytes waited behind pieces a thousand times as long, and were taken for late: asked for twice, and
+/// sent up the tree.
+#[test]
+fn a_tiny_piece_waits_as_long_as_those_it_stands_behind() {
+    let tree = cluster(10).tree_of(&piece(1));
+    let mut order: Vec<PeerId> = (0..10).map(id).collect();
+    order.sort_by_key(|peer| tree.distance(*peer));
+    let mut swarm = Swarm::new(Config::default(), order[1], 1);
+    let mut actions = Vec::new();
+    swarm.handle(Time(0), Event::MembersChanged(cluster(10)), &mut actions);
+    let took = Duration::from_millis(200);
+    let mut ask = |n: u64, piece: PieceId| {
+        let (from, request) = (order[2 + n as usize % 8], RequestId(n));
+        let hint = Hint {
+            demand: 10,
+            wants: 1,
+            rate: 5 << 10,
+        };
+        let event = Event::Requested {
+            from,
+            request,
+            piece,
+            class: Class::Prefetch,
+            tree,
+            redirects: 0,
+            held_only: false,
+            origin: None,
+            hint,
+            here: true,
+        };
+        let mut actions = Vec::new();
+        swarm.handle(Time(n * 1_000_000), event, &mut actions);
+        if n < 4 {
+            let event = Event::Uploaded {
+                to: from,
+                request,
+                took,
+            };
+            swarm.handle(Time(n * 1_000_000).after(took), event, &mut actions);
+        }
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Accept { .. }))
+    };
+    assert!((0..16).all(|n| ask(n, piece(1))));
+    assert!(ask(16, PieceId { len: 200, ..piece(1) }));
+}
+
 /// Members with ids of `0..count`, of which `bits` says who is unknown, in which zone and a leaf.
 fn view(count: u64, bits: u64) -> View {
     let member = |n: u64| {

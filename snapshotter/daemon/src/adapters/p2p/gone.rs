@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::shared::MOST_HOSTS;
+/// Hosts that this node's users read from.
+pub(super) const MOST_HOSTS: usize = 4096;
 
 /// One that did not answer is tried again after so long, as by the registry client.
 const FOR: Duration = Duration::from_secs(15);

@@ -30,11 +30,11 @@ use lacewing_p2p::{FetchError, Node, PieceId};
 use tracing::{info, warn};
 
 use self::book::Book;
-use self::gone::Gone;
+use self::gone::{Gone, MOST_HOSTS};
 use self::ports::Ports;
 pub(crate) use self::setup::own_address;
 use self::setup::{follow, limits, members, rates};
-use self::shared::{MOST_HOSTS, Shared};
+use self::shared::Shared;
 use super::origins::{Origins, Place};
 use super::repositories::Repositories;
 use crate::config::p2p::P2p;

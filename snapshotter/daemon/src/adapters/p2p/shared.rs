@@ -16,9 +16,6 @@ use crate::adapters::origins::{Origins, Place};
 use crate::adapters::repositories::Repositories;
 use crate::foreign::{self, Lent, Source, Sums, Words};
 
-/// Hosts that this node's users read from.
-pub(super) const MOST_HOSTS: usize = 4096;
-
 /// What the node's own ports need.
 pub(super) struct Shared {
     pub(super) book: Arc<Book>,
