@@ -148,6 +148,7 @@ async fn begin(fetcher: &Weak<Fetcher>, works: &mut VecDeque<Work>, ask: Ask, li
         return;
     }
     if let Some(fetcher) = fetcher.upgrade().filter(|_| limits.space.roomy()) {
+        fetcher.expect_readers();
         let hot = hot_batches(&layer.index.view(), |frame| layer.has(frame));
         for pair in hot.chunks(2) {
             let failed =

@@ -29,6 +29,7 @@ use crate::volumes::Volumes;
 
 mod intake;
 mod keeping;
+mod recording;
 mod serving;
 mod showing;
 mod status;

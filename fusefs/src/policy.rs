@@ -9,7 +9,6 @@
 
 use std::sync::OnceLock;
 
-use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit, setrlimit};
 use tracing::warn;
 
 /// Policy of the calling thread; nothing if it cannot be told.
@@ -27,31 +26,14 @@ fn set(policy: i32) -> bool {
     unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameters) == 0 }
 }
 
-/// Whether a thread that stands back may come forward again: not without CAP_SYS_NICE or a limit that allows it. Tried once,
+/// Whether a thread that stands back may come forward again: not without CAP_SYS_NICE or a limit (RLIMIT_NICE) that allows it. Tried once,
 /// by a thread that ends with it.
 fn may_return() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        raise_limit();
         let tried = std::thread::Builder::new().spawn(|| set(libc::SCHED_IDLE) && set(libc::SCHED_OTHER));
         tried.is_ok_and(|thread| thread.join().unwrap_or(false))
     })
-}
-
-/// Lets this process come back to the nice value it has, and no further, if it may raise its limits (CAP_SYS_RESOURCE, which a
-/// guarded worker keeps). Such limits count nice values from 20 downwards (getrlimit(2)).
-fn raise_limit() {
-    let nice = getpriority_process(None).unwrap_or(0);
-    let wanted = u64::try_from(20 - nice).unwrap_or(0);
-    let limit = getrlimit(Resource::Nice);
-    if limit.current.is_some_and(|current| current < wanted) {
-        let raised = Rlimit {
-            current: Some(wanted),
-            maximum: limit.maximum.map(|maximum| maximum.max(wanted)),
-        };
-        // If not, the try shows it.
-        let _ = setrlimit(Resource::Nice, raised);
-    }
 }
 
 /// Lets the calling thread stand back, unless somebody gave it a policy or it could not come forward again. Returns

@@ -30,13 +30,22 @@ struct Stream {
     next: u64,
     /// Up to where was fetched ahead.
     ahead: u64,
+    /// Where the file ends in which it began, once it is near.
+    file_end: Option<u64>,
     /// When it was last seen; 0: never.
     seen: u64,
 }
 
 impl Streams {
-    /// Notes a read and says what to fetch ahead of it, if anything: at most `largest` bytes.
-    pub(crate) fn on_read(&mut self, offset: u64, len: u64, largest: u64) -> Option<Range<u64>> {
+    /// Notes a read and says what to fetch ahead of it, if anything: at most `largest` bytes, and nothing beyond the end of the
+    /// file for a reader that has not yet gone from one to the next. `end_of_file` tells of a byte where its file ends, if that is near.
+    pub(crate) fn on_read(
+        &mut self,
+        offset: u64,
+        len: u64,
+        largest: u64,
+        end_of_file: impl Fn(u64) -> Option<u64>,
+    ) -> Option<Range<u64>> {
         self.clock += 1;
         let end = offset.saturating_add(len);
         let clock = self.clock;
@@ -47,13 +56,14 @@ impl Streams {
         };
         if let Some(stream) = self.streams.iter_mut().find(fits) {
             stream.seen = clock;
-            return stream.advance(end, largest);
+            return stream.advance(end, largest, end_of_file);
         }
         if let Some(oldest) = self.streams.iter_mut().min_by_key(|stream| stream.seen) {
             *oldest = Stream {
                 begun: offset,
                 next: end,
                 ahead: end,
+                file_end: None,
                 seen: clock,
             };
         }
@@ -62,20 +72,33 @@ impl Streams {
 }
 
 impl Stream {
-    fn advance(&mut self, end: u64, largest: u64) -> Option<Range<u64>> {
+    fn advance(
+        &mut self,
+        end: u64,
+        largest: u64,
+        end_of_file: impl Fn(u64) -> Option<u64>,
+    ) -> Option<Range<u64>> {
         if end <= self.next {
             return None;
         }
         self.next = end;
-        // As far again as it has come: a file's reader mostly stops at its end, which nobody here knows.
+        // As far again as it has come.
         let window = end.saturating_sub(self.begun).clamp(FIRST_WINDOW, largest);
         // Half a window is left: time to ask for the next one.
         if self.ahead.saturating_sub(end) > window / 2 {
             return None;
         }
         let start = self.ahead.max(end);
-        self.ahead = end.saturating_add(window);
-        (start < self.ahead).then_some(start..self.ahead)
+        self.file_end = self.file_end.or_else(|| end_of_file(self.ahead.checked_sub(1)?));
+        let window = end.saturating_add(window);
+        let until = match self.file_end {
+            Some(file_end) if end <= file_end => window.min(file_end),
+            _ => window,
+        };
+        (start < until).then(|| {
+            self.ahead = until;
+            start..until
+        })
     }
 }
 
@@ -92,7 +115,7 @@ mod tests {
         let mut streams = Streams::default();
         let mut asked = Vec::new();
         for n in 0..400 {
-            asked.extend(streams.on_read(n * 131_072, 131_072, LARGEST));
+            asked.extend(streams.on_read(n * 131_072, 131_072, LARGEST, |_| None));
         }
         assert_eq!(asked[0].end - asked[0].start, FIRST_WINDOW);
         assert!(
@@ -108,10 +131,24 @@ mod tests {
     fn no_more_is_fetched_beyond_a_file_than_was_read_of_it() {
         for reads in 2..400 {
             let mut streams = Streams::default();
-            let asked = (0..reads).filter_map(|n| streams.on_read(n * 131_072, 131_072, LARGEST));
+            let asked = (0..reads).filter_map(|n| streams.on_read(n * 131_072, 131_072, LARGEST, |_| None));
             let (ahead, read) = (asked.last().unwrap().end, reads * 131_072);
             assert!(ahead <= (2 * read).max(read + FIRST_WINDOW), "{ahead} of {read}");
         }
+    }
+
+    #[test]
+    fn nothing_beyond_its_file_is_fetched_for_a_reader_that_has_not_gone_beyond_one() {
+        let file = |offset: u64| Some((offset / 1_000_000 + 1) * 1_000_000);
+        let mut streams = Streams::default();
+        for number in [0, 7, 3] {
+            for at in (0..1_000_000).step_by(125_000) {
+                let ahead = streams.on_read(number * 1_000_000 + at, 125_000, LARGEST, file);
+                assert!(ahead.is_none_or(|ahead| ahead.end <= (number + 1) * 1_000_000));
+            }
+        }
+        let onward = streams.on_read(4_000_000, 125_000, LARGEST, file).unwrap();
+        assert!(onward.end > 5_000_000, "it reads one file after the other");
     }
 
     #[test]
@@ -123,7 +160,7 @@ mod tests {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             let offset = (at >> 16) % (1 << 36);
-            assert_eq!(streams.on_read(offset & !4095, 4096, LARGEST), None);
+            assert_eq!(streams.on_read(offset & !4095, 4096, LARGEST, |_| None), None);
         }
     }
 
@@ -134,7 +171,7 @@ mod tests {
         for n in 0..64 {
             for reader in 0..2_u64 {
                 let base = reader << 40;
-                let ahead = streams.on_read(base + n * 65_536, 65_536, LARGEST);
+                let ahead = streams.on_read(base + n * 65_536, 65_536, LARGEST, |_| None);
                 asked[reader as usize] += ahead.map_or(0, |range| range.end - range.start);
             }
         }
@@ -146,10 +183,12 @@ mod tests {
     fn a_jump_resets_the_window() {
         let mut streams = Streams::default();
         for n in 0..100 {
-            streams.on_read(n * 131_072, 131_072, LARGEST);
+            streams.on_read(n * 131_072, 131_072, LARGEST, |_| None);
         }
-        assert_eq!(streams.on_read(1 << 40, 4096, LARGEST), None);
-        let ahead = streams.on_read((1 << 40) + 4096, 4096, LARGEST).unwrap();
+        assert_eq!(streams.on_read(1 << 40, 4096, LARGEST, |_| None), None);
+        let ahead = streams
+            .on_read((1 << 40) + 4096, 4096, LARGEST, |_| None)
+            .unwrap();
         assert_eq!(ahead.end - ahead.start, FIRST_WINDOW);
     }
 
@@ -158,7 +197,7 @@ mod tests {
         fn windows_are_bounded_and_lie_ahead(reads in proptest::collection::vec((0u64..1 << 26, 1u64..1 << 20), 1..200)) {
             let mut streams = Streams::default();
             for (offset, len) in reads {
-                if let Some(ahead) = streams.on_read(offset, len, LARGEST) {
+                if let Some(ahead) = streams.on_read(offset, len, LARGEST, |_| None) {
                     prop_assert!(ahead.start >= offset + len);
                     prop_assert!(ahead.end - ahead.start <= LARGEST);
                     prop_assert!(ahead.end <= offset + len + LARGEST);

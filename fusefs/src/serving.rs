@@ -18,7 +18,7 @@ pub struct Serving {
 impl Serving {
     /// Starts the threads.
     pub(crate) fn start(server: Arc<Server>, threads: usize) -> Result<Serving> {
-        rustix::io::ioctl_fionbio(&*server.fd, true).at("set non-blocking", "/dev/fuse")?;
+        rustix::io::ioctl_fionbio(&*server.shared.fd, true).at("set non-blocking", "/dev/fuse")?;
         let mut serving = Serving {
             server,
             threads: Vec::new(),

@@ -13,7 +13,7 @@ from lab.tokens import PrivateRegistry
 
 # capability.h; what the worker needs each for stands in its guard.
 KEPT = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "fsetid": 4, "kill": 5, "setgid": 6, "setuid": 7,
-        "net_bind_service": 10, "sys_ptrace": 19, "sys_admin": 21, "sys_resource": 24, "mknod": 27, "setfcap": 31}
+        "net_bind_service": 10, "sys_ptrace": 19, "sys_admin": 21, "sys_nice": 23, "sys_resource": 24, "mknod": 27, "setfcap": 31}
 ALLOWED = sum(1 << number for number in KEPT.values())
 FILTERED = "2"
 # What the kernel gives to nobody, neither a file nor a handler.

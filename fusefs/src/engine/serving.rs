@@ -43,7 +43,7 @@ impl Engine {
     fn start(&self, server: &Arc<Server>) -> Result<Serving> {
         // Before the first request is read: what comes again is what the last process left.
         if !self.options.deny.contains(&Feature::Resend) {
-            wire::resend(&server.fd).at("ask for requests again on", "/dev/fuse")?;
+            wire::resend(&server.shared.fd).at("ask for requests again on", "/dev/fuse")?;
         }
         Serving::start(Arc::clone(server), self.options.threads)
     }

@@ -33,6 +33,10 @@ pub(crate) const MOST_RUNS: usize = LIMITS[0] + LIMITS[1] + LIMITS[2];
 /// milliseconds and reads on; a run begun in between has the link when it comes back.
 const QUIET: Duration = Duration::from_millis(250);
 
+/// For so long after a layer came its first reader is expected, where other nodes are asked: they all have the layer come at once, and
+/// what they fetch of it in the background has the registry's link when programs begin to read.
+const COMING: Duration = Duration::from_secs(1);
+
 /// One background run is begun each so often though processes read, so that layers become complete beside one that never stops.
 /// It goes as a read-ahead does: alone, without what follows it.
 const LEAST: Duration = Duration::from_secs(1);
@@ -114,6 +118,13 @@ impl<D: Clone, W> Board<D, W> {
     /// asked, what they wait for takes a small part of the link, and goes first on its way.
     pub(crate) fn beside(self, beside: bool) -> Board<D, W> {
         Board { beside, ..self }
+    }
+
+    /// A layer came that programs will begin to read.
+    pub(crate) fn expect_readers(&mut self, now: Instant) {
+        if self.beside {
+            self.waited = self.waited.max(Some(now + (COMING - QUIET)));
+        }
     }
 
     /// Whether a frame is on its way.
@@ -401,6 +412,28 @@ mod tests {
         board.land((4, 0));
         board.finish(Urgency::Ahead, now);
         assert_eq!(board.start(now).unwrap().pack, 3);
+    }
+
+    #[test]
+    fn where_others_are_asked_the_background_waits_for_a_layers_first_reader() {
+        for beside in [false, true] {
+            let mut board: Board<(), u32> = Board::new(Instant::now()).beside(beside);
+            let now = board.begun;
+            board.expect_readers(now);
+            for pack in 1..4 {
+                board.enqueue(run(pack, 0, 1, Urgency::Background));
+            }
+            let begun = |board: &mut Board<(), u32>, ms| {
+                std::iter::from_fn(|| board.start(at(now, ms)).map(|run| run.urgency)).collect::<Vec<_>>()
+            };
+            let first = begun(&mut board, 0);
+            match beside {
+                false => assert_eq!(first, [Urgency::Background; 2]),
+                true => assert_eq!(first, [Urgency::Ahead], "one, without what follows it"),
+            }
+            assert!(begun(&mut board, 900).is_empty());
+            assert_eq!(begun(&mut board, 1000).len(), if beside { 2 } else { 0 });
+        }
     }
 
     #[test]

@@ -172,7 +172,8 @@ impl Fetcher {
         };
         // Another thread that is just noting a read of the same pack spares us ours.
         let mut streams = volume.streams.try_lock().ok()?;
-        streams.on_read(read.start, read.end - read.start, largest)
+        let end_of_file = |offset| volume.end_of_file(offset, largest);
+        streams.on_read(read.start, read.end - read.start, largest, end_of_file)
     }
 
     /// Fetches bytes that will be read soon. Does nothing for what is here or on its way.
@@ -202,6 +203,12 @@ impl Fetcher {
         for range in expected {
             self.shared.source.expect(volume.pack.identity().blob, range);
         }
+    }
+
+    /// A layer came that programs will begin to read.
+    pub(crate) fn expect_readers(&self) {
+        let now = self.shared.clock.now();
+        self.shared.board().expect_readers(now);
     }
 
     /// Makes frames of an index valid at low priority and waits for it. Frames that are on their

@@ -28,7 +28,7 @@ use fuse_backend_rs::abi::fuse_abi::FsOptions;
 use rustix::mount::MountFlags;
 
 pub(crate) use self::forest::Forest;
-pub(crate) use self::requests::{Call, TreeServer};
+pub(crate) use self::requests::TreeServer;
 use super::{TreeParts, Trees};
 use crate::aside;
 use crate::connection::{Connection, Terms, mount};

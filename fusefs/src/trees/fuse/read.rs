@@ -6,13 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fuse_backend_rs::abi::fuse_abi::ReadIn;
 use lacewing_format::limits::BLOCK;
 use lacewing_format::{Extent, InodeView};
-use tracing::debug;
 
-use super::requests::Call;
+use crate::call::{Call, LateAnswer, Outcome, Shared, settle};
 use crate::connection::MAX_READ;
 use crate::error::ReadError;
 use crate::fetch::{Answer, Origin};
-use crate::fuse::{LateAnswer, Outcome, Server};
 use crate::layer::Layer;
 use crate::packfs::{Refusal, clamp};
 use crate::tally::add;
@@ -114,7 +112,7 @@ pub(super) fn read(
     inode: &InodeView<'_>,
     wanted: &ReadIn,
 ) -> Result<Outcome, Refusal> {
-    let tally = &call.server.tally;
+    let tally = &call.shared.tally;
     add(&tally.reads, 1);
     let range = clamp(inode.size(), wanted.offset, wanted.size.min(MAX_READ));
     let len = (range.end - range.start) as usize;
@@ -125,7 +123,7 @@ pub(super) fn read(
         fetch(call, layer, Pieces::new(*inode, range.clone()), len)?;
     }
     for piece in Pieces::new(*inode, range) {
-        go_ahead(call.server, layer, piece?);
+        go_ahead(call.shared, layer, piece?);
     }
     Ok(Outcome::Silent)
 }
@@ -148,7 +146,7 @@ fn hit(call: &mut Call<'_>, layer: &Layer, mut pieces: Pieces<'_>, len: usize) -
     let here = fill(layer, all, &mut message[wire::OUT_HEADER..])?;
     if here {
         settle(wire::answer_in_place(
-            &call.server.fd,
+            &call.shared.fd,
             call.header.unique,
             message,
         ));
@@ -159,7 +157,7 @@ fn hit(call: &mut Call<'_>, layer: &Layer, mut pieces: Pieces<'_>, len: usize) -
 /// The same for one run of bytes that begins with a block. Its blocks are read whole, and past the page cache: the
 /// reader has a copy.
 fn hit_blocks(call: &mut Call<'_>, volume: &Volume, offset: u64, len: usize) -> Result<bool, Refusal> {
-    let (fd, unique, pack) = (&call.server.fd, call.header.unique, &volume.pack);
+    let (fd, unique, pack) = (&call.shared.fd, call.header.unique, &volume.pack);
     let blocks = offset
         ..offset
             .saturating_add(len.next_multiple_of(BLOCK) as u64)
@@ -167,7 +165,7 @@ fn hit_blocks(call: &mut Call<'_>, volume: &Volume, offset: u64, len: usize) -> 
     if blocks.end < offset.saturating_add(len as u64) {
         return Err(Refusal::Damaged);
     }
-    let windowed = call.server.volumes.windows.answer(pack, &blocks, |bytes| {
+    let windowed = call.shared.volumes.windows.answer(pack, &blocks, |bytes| {
         settle(wire::answer(fd, unique, 0, bytes.get(..len).unwrap_or_default()));
     });
     if !windowed.map_err(|_| Refusal::Damaged)? {
@@ -183,12 +181,6 @@ fn hit_blocks(call: &mut Call<'_>, volume: &Volume, offset: u64, len: usize) -> 
     }
     pack.note_served(offset, len);
     Ok(true)
-}
-
-fn settle(sent: std::io::Result<()>) {
-    if let Err(error) = sent {
-        debug!(%error, "an answer was not taken");
-    }
 }
 
 fn volume(layer: &Layer, device: usize) -> Result<&Arc<Volume>, Refusal> {
@@ -224,15 +216,15 @@ fn fill_piece(layer: &Layer, piece: Piece, to: &mut [u8]) -> Result<bool, Refusa
 }
 
 /// Notes who reads where, and fetches what will be read next.
-fn go_ahead(server: &Server, layer: &Layer, piece: Piece) {
+fn go_ahead(shared: &Shared, layer: &Layer, piece: Piece) {
     let Some((device, offset)) = piece.place else {
         return;
     };
     let Ok(volume) = volume(layer, device) else { return };
     let range = offset..offset.saturating_add(piece.len as u64);
-    server.volumes.recorder.note(volume.pack.number(), range.clone());
-    if let Some(ahead) = server.fetcher.on_read(volume, &range) {
-        server.fetcher.ahead(volume, ahead);
+    shared.volumes.recorder.note(volume.pack.number(), range.clone());
+    if let Some(ahead) = shared.fetcher.on_read(volume, &range) {
+        shared.fetcher.ahead(volume, ahead);
     }
 }
 
@@ -243,7 +235,7 @@ fn fetch(call: &Call<'_>, layer: &Layer, pieces: Pieces<'_>, len: usize) -> Resu
         pid: call.header.pid,
     };
     let late = LateAnswer {
-        server: call.server.clone(),
+        shared: call.shared.clone(),
         unique: call.header.unique,
     };
     let mut bytes = vec![0; len];
@@ -260,7 +252,7 @@ fn fetch(call: &Call<'_>, layer: &Layer, pieces: Pieces<'_>, len: usize) -> Resu
         && piece.len == len
     {
         let range = offset..offset + len as u64;
-        call.server.fetcher.read(volume, range, origin, Box::new(late));
+        call.shared.fetcher.read(volume, range, origin, Box::new(late));
         return Ok(());
     }
     let whole = Arc::new(Mutex::new(Some(Whole {
@@ -278,7 +270,7 @@ fn fetch(call: &Call<'_>, layer: &Layer, pieces: Pieces<'_>, len: usize) -> Resu
             at: piece.at,
         };
         let range = offset..offset + piece.len as u64;
-        call.server.fetcher.read(volume, range, origin, Box::new(part));
+        call.shared.fetcher.read(volume, range, origin, Box::new(part));
     }
     Ok(())
 }

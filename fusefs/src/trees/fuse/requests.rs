@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use fuse_backend_rs::abi::fuse_abi::{
-    Attr, AttrOut, Dirent, Direntplus, EntryOut, GetxattrIn, GetxattrOut, InHeader, Kstatfs, Opcode, ReadIn,
-    StatfsOut,
+    Attr, AttrOut, Dirent, Direntplus, EntryOut, GetxattrIn, GetxattrOut, Kstatfs, Opcode, ReadIn, StatfsOut,
 };
 use lacewing_format::limits::BLOCK;
 use lacewing_format::{FileType, InodeView};
@@ -12,9 +11,8 @@ use lacewing_format::{FileType, InodeView};
 use super::forest::{self, Forest, Tree};
 use super::xattrs::{self, Marks};
 use super::{TreeKind, read};
-use crate::buffer::AlignedBuffer;
+use crate::call::{Call, Outcome};
 use crate::connection::MAX_READ;
-use crate::fuse::{Outcome, Server, errno};
 use crate::packfs::Refusal;
 use crate::wire;
 
@@ -27,17 +25,6 @@ pub(crate) struct TreeServer {
     forest: Arc<Forest>,
     kind: TreeKind,
     marks: Marks,
-}
-
-/// A request with all that answering it needs.
-pub(crate) struct Call<'a> {
-    pub(crate) server: &'a Arc<Server>,
-    pub(crate) header: &'a InHeader,
-    pub(crate) body: &'a [u8],
-    /// The answer's body, empty at first.
-    pub(crate) answer: &'a mut Vec<u8>,
-    /// Room for header and bytes of a READ.
-    pub(crate) blocks: &'a mut AlignedBuffer,
 }
 
 impl TreeServer {
@@ -55,10 +42,7 @@ impl TreeServer {
         let opcode = Opcode::from(call.header.opcode);
         let answered = match opcode {
             Opcode::Read => {
-                return Some(
-                    self.read(call)
-                        .unwrap_or_else(|refusal| Outcome::Error(errno(refusal))),
-                );
+                return Some(self.read(call).unwrap_or_else(Outcome::from));
             }
             Opcode::Lookup => self.lookup(call),
             Opcode::Getattr => self.getattr(call),
@@ -74,10 +58,7 @@ impl TreeServer {
             Opcode::Listxattr => self.listxattr(call),
             _ => return None,
         };
-        Some(match answered {
-            Ok(()) => Outcome::Body,
-            Err(refusal) => Outcome::Error(errno(refusal)),
-        })
+        Some(answered.into())
     }
 
     /// The tree of a request's node, where the mount's root is none.

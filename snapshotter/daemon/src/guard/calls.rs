@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
 
 /// Refused with `EPERM`.
-const REFUSED: [i64; 19] = [
+const REFUSED: [i64; 22] = [
     // SYS_PTRACE: other processes' memory and descriptors.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -31,10 +34,28 @@ const REFUSED: [i64; 19] = [
     libc::SYS_swapoff,
     libc::SYS_sethostname,
     libc::SYS_pivot_root,
+    // SYS_NICE: where other processes' memory lies, and threads ahead of all others by deadlines (see also [`ahead`]).
+    libc::SYS_move_pages,
+    libc::SYS_migrate_pages,
+    libc::SYS_sched_setattr,
     // No capability, and a large part of the kernel; rings also pass by this filter. One cannot be used that was not set up.
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_register,
 ];
+
+/// What a policy may be joined with (sched_setscheduler(2)).
+const RESET_ON_FORK: i32 = libc::SCHED_RESET_ON_FORK;
+
+/// When sched_setscheduler(2) is refused: for policies that run ahead of everything else on the machine.
+fn ahead() -> Result<Vec<SeccompRule>> {
+    let policy = SeccompCmpOp::MaskedEq(u64::from(!RESET_ON_FORK.cast_unsigned()));
+    let of = |refused: i32| {
+        let refused = u64::from(refused.cast_unsigned());
+        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, policy.clone(), refused)?;
+        Ok(SeccompRule::new(vec![condition])?)
+    };
+    [libc::SCHED_FIFO, libc::SCHED_RR].map(of).into_iter().collect()
+}
 
 /// Refuses these calls to this thread and all that it starts. A program of another architecture (32 bits) is ended.
 ///
@@ -42,7 +63,8 @@ const REFUSED: [i64; 19] = [
 /// The kernel has no filters, or not for this architecture.
 pub(super) fn refuse() -> Result<()> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH).context("this architecture")?;
-    let rules: BTreeMap<i64, Vec<_>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<_>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    rules.insert(libc::SYS_sched_setscheduler, ahead()?);
     let refusal = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, architecture)?;
     let program = BpfProgram::try_from(filter)?;

@@ -31,6 +31,7 @@ use tracing::warn;
 ///   either: `SYS_PTRACE`;
 /// - room that a file system reserves for root, and limits: `SYS_RESOURCE`;
 /// - ending a credential helper that took another user's id: `KILL`;
+/// - threads that stand back behind who walks a tree, and come forward again (SCHED_IDLE, sched(7)): `SYS_NICE`;
 /// - a port below 1024 for metrics or peers: `NET_BIND_SERVICE`.
 const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::CHOWN)
@@ -45,6 +46,7 @@ const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::SYS_RESOURCE)
     .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
 /// Numbers that capabilities have or may get: the kernel's sets have 64 bits.
@@ -146,6 +148,33 @@ mod tests {
             }
             // Once more, without the privilege to do it.
             drop_capabilities().unwrap();
+        });
+    }
+
+    /// As `util-linux` changes it: of itself, and of what it starts.
+    fn scheduled(words: &[&str]) -> bool {
+        let mut chrt = std::process::Command::new("chrt");
+        chrt.args(words).stderr(std::process::Stdio::null());
+        chrt.status().unwrap().success()
+    }
+
+    #[test]
+    fn a_thread_may_stand_back_and_come_forward_but_not_push_ahead() {
+        alone(|| {
+            let nice = capabilities(None).unwrap().permitted;
+            drop_capabilities().unwrap();
+            set_no_new_privs(true).unwrap();
+            calls::refuse().unwrap();
+            assert!(scheduled(&["--idle", "0", "true"]));
+            if nice.contains(CapabilitySet::SYS_NICE) {
+                assert!(scheduled(&["--idle", "0", "chrt", "--other", "0", "true"]));
+            }
+            for ahead in ["--fifo", "--rr"] {
+                assert!(!scheduled(&[ahead, "1", "true"]), "{ahead}");
+                assert!(!scheduled(&["--reset-on-fork", ahead, "1", "true"]), "{ahead}");
+            }
+            let deadline = "--deadline --sched-runtime 1000000 --sched-period 9000000 0 true";
+            assert!(!scheduled(&deadline.split(' ').collect::<Vec<_>>()));
         });
     }
 

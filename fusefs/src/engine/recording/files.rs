@@ -7,8 +7,8 @@ use std::sync::Arc;
 use lacewing_format::limits::BLOCK;
 use lacewing_format::{Extent, FileType, InodeView, Nid};
 
-use super::{FileRead, PackRead};
 use crate::layer::Layer;
+use crate::record::{FileRead, PackRead};
 use crate::store::pack::PackNumber;
 
 /// Longest path that is told: no kernel opens a longer one.

@@ -1,15 +1,10 @@
-//! What is read of packs, noted as long as somebody asks for it, and told as ranges of files.
+//! What is read of packs, noted as long as somebody asks for it.
 
-mod files;
-
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::report::LayerId;
 use crate::store::pack::PackNumber;
 
 /// Most recordings at a time; who records watches a start, and seldom two.
@@ -29,9 +24,9 @@ pub struct FileRead {
 
 /// A read of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct PackRead {
-    pack: PackNumber,
-    range: Range<u64>,
+pub(crate) struct PackRead {
+    pub(crate) pack: PackNumber,
+    pub(crate) range: Range<u64>,
 }
 
 /// What one recording has noted.
@@ -75,7 +70,8 @@ impl Recorder {
         }
     }
 
-    fn begin(self: &Arc<Self>) -> Result<Recording> {
+    /// Begins one more recording.
+    pub(crate) fn begin(self: &Arc<Self>) -> Result<Recording> {
         let mut all = self.all();
         if all.len() >= MAX_RECORDINGS {
             return Err(Error::TooManyRecordings);
@@ -100,7 +96,8 @@ pub struct Recording {
 }
 
 impl Recording {
-    fn take(&self) -> Vec<PackRead> {
+    /// Takes what was noted so far.
+    pub(crate) fn take(&self) -> Vec<PackRead> {
         let mut all = self.recorder.all();
         let noted = all.iter_mut().find(|noted| noted.number == self.number);
         noted
@@ -114,28 +111,6 @@ impl Drop for Recording {
         let mut all = self.recorder.all();
         all.retain(|noted| noted.number != self.number);
         self.recorder.count.store(all.len(), Ordering::Relaxed);
-    }
-}
-
-impl Engine {
-    /// Begins to note what is read of layers that are not shown as plain files. What the kernel has in its cache it does not
-    /// ask for, and what is not asked for is not noted.
-    ///
-    /// # Errors
-    /// [`Error::TooManyRecordings`].
-    pub fn record(&self) -> Result<Recording> {
-        self.volumes().recorder.begin()
-    }
-
-    /// Ends a recording, and tells what was read of some layers, each byte once, in the order of first reads. Bytes that
-    /// several files have are told for a few of them: which one was read cannot be known. Blocks while it walks the layers.
-    pub fn recorded(&self, recording: Recording, layers: &BTreeSet<LayerId>) -> Vec<FileRead> {
-        let reads = recording.take();
-        drop(recording);
-        let layers: Vec<_> = layers.iter().filter_map(|id| self.get(*id).ok()).collect();
-        let told = files::of(&reads, &layers);
-        layers.iter().for_each(|layer| layer.index.relax());
-        told
     }
 }
 
