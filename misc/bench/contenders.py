@@ -39,15 +39,43 @@ class Root:
 class Ext4(Root):
     """Layers unpacked on the disk, as containerd's overlayfs snapshotter leaves them."""
 
-    def __init__(self, folder: Path, layers: list[Path]):
-        super().__init__("overlayfs", folder)
+    def __init__(self, folder: Path, layers: list[Path], name: str = "overlayfs"):
+        super().__init__(name, folder)
+        disk = self.disk()
         directories = []
         for number, layer in enumerate(layers, 1):
-            target = folder / str(number)
+            target = disk / str(number)
             target.mkdir()
             run("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", layer, "-C", target)
             directories.append(convert_whiteouts(target))
         self.overlay(directories[::-1])
+
+    def disk(self) -> Path:
+        """Where layers are unpacked."""
+        return self.folder
+
+
+class PagedExt4(Ext4):
+    """The same on an ext4 that keeps files in the page cache page by page, as each did before Linux 6.16: one whose data go
+    through its journal does so still (ext4_should_enable_large_folio). Reading is the same otherwise."""
+
+    SIZE = "3G"  # sparse
+
+    def __init__(self, folder: Path, layers: list[Path]):
+        super().__init__(folder, layers, "paged")
+
+    def disk(self) -> Path:
+        image, disk = self.folder / "image", self.folder / "disk"
+        disk.mkdir()
+        run("truncate", "-s", self.SIZE, image)
+        run("mkfs.ext4", "-q", image)
+        run("mount", "-o", "loop,data=journal", image, disk)
+        return disk
+
+    def close(self) -> None:
+        super().close()
+        subprocess.run(["umount", "-l", str(self.folder / "disk")])
+        shutil.rmtree(self.folder)
 
 
 def convert_whiteouts(tree: Path) -> Path:

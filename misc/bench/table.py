@@ -22,12 +22,12 @@ def machine() -> str:
     return f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} cores, {memory} GiB, ext4"
 
 
-def replace(command: str, table: str) -> None:
+def replace(command: str, table: str, document: Path = DOCUMENT) -> None:
     """Puts what a command made in place of what it made before, in the document."""
     begin, end = (f"<!-- made by {command}: {word} -->" for word in ("begin", "end"))
-    text = DOCUMENT.read_text()
+    text = document.read_text()
     before, rest = text.split(begin, 1)
-    DOCUMENT.write_text(f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}")
+    document.write_text(f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}")
 
 
 def write(subject, results, rounds: int, options: str = "") -> None:

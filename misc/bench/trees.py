@@ -14,7 +14,7 @@ from typing import Callable, Iterator
 from lab.paths import PROJECT
 from lab.process import run
 
-from .contenders import Ext4, Lacewing, Nydus, Root
+from .contenders import Ext4, Lacewing, Nydus, PagedExt4, Root
 from .cpu import Cost, cost, resident
 from .requests import Requests, available
 from .rows import READER, Result, Row, completed, largest_file, regular_files
@@ -28,9 +28,9 @@ class Roots:
     """The contenders, mounted together."""
 
     def __init__(self, subject: Subject):
-        at, image = subject.folder / "trees", subject.large
+        at, self.layers = subject.folder / "trees", subject.large.layers
         shutil.rmtree(at, ignore_errors=True)
-        self.ext4 = Ext4(at / "ext4", image.layers)
+        self.ext4 = Ext4(at / "ext4", self.layers)
         self.all: list[Root] = [self.ext4, *self.contenders(at, subject)]
         files = regular_files(self.ext4.path)
         self.count = len(files)
@@ -90,12 +90,12 @@ def one_processor(roots: Roots) -> Iterator[list[str]]:
 Taken = dict[str, list[Cost]]
 
 
-def interleaved(roots: Roots, rounds: int, command: list[str], cold: bool) -> Taken:
+def interleaved(contenders: list[Root], rounds: int, command: list[str], cold: bool) -> Taken:
     """What a command costs in each root, in random order, `rounds` times. Warm ones are made warm anew each time, since on a
     virtual machine much depends on which memory the page cache got; the best of three counts, since others drop caches too."""
-    taken: Taken = {root.name: [] for root in roots.all}
+    taken: Taken = {root.name: [] for root in contenders}
     for _ in range(rounds):
-        for root in random.sample(roots.all, len(roots.all)):
+        for root in random.sample(contenders, len(contenders)):
             if not cold:
                 cost(command, root.servers, cold=True, cwd=str(root.path))
             tries = [cost(command, root.servers, cold=cold, cwd=str(root.path)) for _ in range(1 if cold else 3)]
@@ -103,10 +103,10 @@ def interleaved(roots: Roots, rounds: int, command: list[str], cold: bool) -> Ta
     return taken
 
 
-def ratio(taken: Taken, name: str, figure: str = "cpu") -> float:
+def ratio(taken: Taken, name: str, figure: str = "cpu", base: str = "overlayfs") -> float:
     """Over overlayfs in the same round: the median."""
-    pairs = zip(taken[name], taken["overlayfs"])
-    return median(getattr(one, figure) / max(getattr(base, figure), 1e-9) for one, base in pairs)
+    pairs = zip(taken[name], taken[base])
+    return median(getattr(one, figure) / max(getattr(other, figure), 1e-9) for one, other in pairs)
 
 
 def both_sides(taken: Taken, scale: float = 1) -> str:
@@ -141,13 +141,13 @@ def cold_row(command: Callable[[Roots], list[str]], unit: str = "CPU s", scale: 
     servers on one processor, where no request wakes another one."""
     def measured(roots: Roots, rounds: int) -> Result:
         words = command(roots)
-        taken = interleaved(roots, rounds, words, cold=True)
+        taken = interleaved(roots.all, rounds, words, cold=True)
         reached = f"{ratio(taken, 'fuse'):.2f}"
         detail = (f"{unit}, both sides (reader + server): {both_sides(taken, scale(roots))}; over overlayfs: "
                   f"{ratios(roots, taken)}")
         if alone:
             with one_processor(roots) as kept:
-                taken = interleaved(roots, rounds, [*kept, *words], cold=True)
+                taken = interleaved(roots.all, rounds, [*kept, *words], cold=True)
             reached += f"; on one processor {ratio(taken, 'fuse'):.2f}"
             detail += f"; on one processor: {ratios(roots, taken)}"
         return Result(reached, detail + messages(roots, words))
@@ -155,8 +155,12 @@ def cold_row(command: Callable[[Roots], list[str]], unit: str = "CPU s", scale: 
 
 
 def warm(roots: Roots, rounds: int) -> Result:
-    """CPU without the kernel's threads, which have nothing to do here."""
-    worst, details = 1e9, []
+    """CPU without the kernel's threads, which have nothing to do here. Beside overlayfs on the ext4 of this kernel, which caches
+    large files in folios of up to 2 MiB, also on one that caches page by page (`paged`), as that of older kernels does."""
+    paged = PagedExt4(roots.ext4.folder.parent / "paged", roots.layers)
+    contenders = [*roots.all, paged]
+    worst: dict[str, float] = {"overlayfs": 1e9, "paged": 1e9}
+    details: dict[str, list[str]] = {"overlayfs": [], "paged": []}
     for what, command in {
         "walk": ["find", ".", "-ls"],
         "small files": [READER, "files", str(roots.in_order)],
@@ -164,11 +168,15 @@ def warm(roots: Roots, rounds: int) -> Result:
         "random 4 KiB": [READER, "random", roots.large, "100000", "7"],
         "faults": [READER, "faults", roots.large],
     }.items():
-        taken = interleaved(roots, rounds, command, cold=False)
-        speeds = {root.name: 1 / ratio(taken, root.name, "processes") for root in roots.all}
-        worst = min(worst, speeds["fuse"])
-        details.append(f"{what} " + ", ".join(f"{name} {speed:.2f}" for name, speed in speeds.items()))
-    return Result(f"{worst:.2f} (worst)", "overlayfs's CPU over theirs: " + "; ".join(details))
+        taken = interleaved(contenders, rounds, command, cold=False)
+        for base, found in details.items():
+            speeds = {root.name: 1 / ratio(taken, root.name, "processes", base) for root in contenders}
+            worst[base] = min(worst[base], speeds["fuse"])
+            found.append(f"{what} " + ", ".join(f"{name} {speed:.2f}" for name, speed in speeds.items() if name != base))
+    paged.close()
+    return Result(f"{worst['overlayfs']:.2f} (worst); page by page {worst['paged']:.2f}",
+                  f"overlayfs's CPU over theirs: {'; '.join(details['overlayfs'])}; "
+                  f"that of overlayfs page by page over theirs: {'; '.join(details['paged'])}")
 
 
 def memory(roots: Roots, _rounds: int) -> Result:

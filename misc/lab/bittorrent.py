@@ -7,7 +7,6 @@ file: nobody can read before.
 
 import hashlib
 import json
-import statistics
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .netns import REGISTRY, Network, address
+from .outcome import Outcome
 from .process import Process, wait_until
 
 PORT = 6881
@@ -105,8 +105,8 @@ class Swarm:
         if not peer.killed and (not whole or hashlib.sha256((peer.folder / self.file.name).read_bytes()).hexdigest() != self.digest):
             peer.error = f"node {peer.number}: wrong bytes or none"
 
-    def rollout(self, kill: int, slow: int) -> str:
-        """All get the file at once; what it cost, as a line like those of the other runs."""
+    def rollout(self, kill: int, slow: int) -> Outcome:
+        """All get the file at once; the seeder counts as the registry."""
         sent = [self.network.sent(peer.number) for peer in self.peers]
         for peer in self.peers[1:slow + 1]:
             self.network.limit(peer.number, max(1, self.network.mbit // 10))
@@ -126,11 +126,9 @@ class Swarm:
             thread.join()
         living = [peer for peer in nodes if not peer.killed]
         sent = [self.network.sent(peer.number) - before for peer, before in zip(self.peers, sent)]
-        uploads, took = [sent[peer.number] for peer in living], [peer.took_s for peer in living]
-        return (f"BitTorrent: {len(nodes)} nodes, the seeder sent {sent[0] / 1e6:.0f} MB = {sent[0] / self.file.stat().st_size:.3f} "
-                f"copies (headers included)\n  everything: median {statistics.median(took):.1f} s, last {max(took):.1f} s\n"
-                f"  upload of nodes: max/mean {max(uploads) / statistics.mean(uploads):.2f}; "
-                f"failed: {'; '.join(peer.error for peer in living if peer.error) or 'none'}")
+        return Outcome(
+            len(nodes), self.file.stat().st_size, sent[0], [peer.took_s for peer in living], [sent[peer.number] for peer in living],
+            [peer.error for peer in living if peer.error], slow=slow)
 
     def stop(self) -> None:
         for peer in self.peers:

@@ -14,7 +14,7 @@ import statistics
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .bittorrent import Swarm
@@ -22,6 +22,7 @@ from .netns import REGISTRY, Network, address
 from .nodes import Containerd, Daemon
 from .paths import SCRATCH
 from .oci import PLAIN, Layout
+from .outcome import Outcome, tell
 from .process import CommandFailed, Process, kill_using, succeeds, unmount_below, wait_until
 from .registry import Registry, fill
 from .scratch import Lab
@@ -79,17 +80,12 @@ class Machine:
 
 
 @dataclass
-class Outcome:
-    """What a run showed."""
+class Idle:
+    """What daemons cost that do nothing: of each, bytes a second sent, CPU seconds a second, and MiB resident."""
 
-    nodes: int
-    registry_bytes: int
-    startup: list[float]
-    whole: list[float]
-    uploads: list[int]
-    errors: list[str] = field(default_factory=list)
-    counters: list[dict] = field(default_factory=list)
-    slow: int = 0
+    sent: list[float]
+    cpu: list[float]
+    resident: list[float]
 
 
 def config(lab_folder: Path, containerd: Path, certs: Path, number: int, seeds: list[str] | None) -> str:
@@ -151,7 +147,7 @@ class Cluster:
         counters = machine.daemon.status()["counters"]
         return int(counters.get("p2p_members", 0)) == others and int(counters.get("p2p_links", 0)) >= 2 * others
 
-    def rollout(self, image: str, digest: str, kill: int, slow: int, total: int) -> Outcome:
+    def rollout(self, image: str, digest: str, kill: int, slow: int, total: int, stored: int) -> Outcome:
         """Every machine pulls and reads at once."""
         before = [self.network.sent(machine) for machine in range(len(self.machines) + 1)]
         for machine in self.machines[:slow]:
@@ -173,8 +169,8 @@ class Cluster:
         sent = [self.network.sent(machine) - before[machine] for machine in range(len(self.machines) + 1)]
         living = [machine for machine in self.machines if not machine.killed]
         return Outcome(
-            len(self.machines), sent[0], [m.startup_s for m in living], [m.all_s for m in living],
-            [sent[m.number] for m in living], [f"node {m.number}: {m.error}" for m in living if m.error],
+            len(self.machines), stored, sent[0], [m.all_s for m in living], [sent[m.number] for m in living],
+            [f"node {m.number}: {m.error}" for m in living if m.error], [m.startup_s for m in living],
             [m.daemon.status()["counters"] for m in living], slow)
 
     @staticmethod
@@ -206,8 +202,8 @@ class Cluster:
         except Exception as error:  # noqa: BLE001 - told in the outcome
             machine.error = f"{type(error).__name__}: ...{str(error)[-300:]}"
 
-    def idle(self, seconds: int) -> tuple[list[float], list[float]]:
-        """Bytes a second that each machine sends, and CPU seconds a second that its worker uses, while nothing goes on."""
+    def idle(self, seconds: int) -> Idle:
+        """What each machine's worker costs while nothing goes on."""
         def sent() -> list[int]:
             return [self.network.sent(machine.number) for machine in self.machines]
 
@@ -218,7 +214,8 @@ class Cluster:
         time.sleep(seconds)
         took = time.monotonic() - begun
         rates = [(after - before) / took for after, before in zip(sent(), bytes_before)]
-        return rates, [(after - before) / took for after, before in zip(cpu(), cpu_before)]
+        used = [(after - before) / took for after, before in zip(cpu(), cpu_before)]
+        return Idle(rates, used, [resident_mib(worker) for machine in self.machines for worker in machine.daemon.workers()])
 
     def stop(self) -> None:
         for machine in self.machines:
@@ -247,41 +244,91 @@ def resident_mib(pid: int) -> float:
     return int(words[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
-def measure_idle(lab: Lab, network: Network, near: Registry, nodes: int, seconds: int) -> None:
-    """What the piece layer costs when nothing goes on, beside daemons without it."""
-    for peers in (False, True):
-        cluster = Cluster(lab, network, near, nodes, peers, bare=True)
-        try:
-            cluster.start()
-            time.sleep(15)  # what comes of the start is no idle cost
-            rates, cpu = cluster.idle(seconds)
-            resident = [resident_mib(worker) for machine in cluster.machines for worker in machine.daemon.workers()]
-            print(f"{'piece layer' if peers else 'without'}: {nodes} nodes idle for {seconds} s, each: "
-                  f"{statistics.mean(rates):.0f} bytes/s sent (most {max(rates):.0f}), "
-                  f"{100 * statistics.mean(cpu):.3f} % of a core (most {100 * max(cpu):.3f}), "
-                  f"{statistics.mean(resident):.1f} MiB resident", flush=True)
-        finally:
-            cluster.stop()
+def measure_idle(nodes: int, mbit: int, seconds: int) -> dict[str, Idle]:
+    """What the piece layer costs when nothing goes on, beside daemons without it, which have nothing to do now and then and are
+    looked at for a fifth of the time."""
+    found = {}
+    with Lab("cluster") as lab, Network(nodes, mbit) as network:
+        near = lab.registry()
+        near.stop()
+        for name, peers, period in (("without", False, max(seconds // 5, 1)), ("piece layer", True, seconds)):
+            cluster = Cluster(lab, network, near, nodes, peers, bare=True)
+            try:
+                cluster.start()
+                time.sleep(15)  # what comes of the start is no idle cost
+                idle = found[name] = cluster.idle(period)
+                print(f"{name}: {nodes} nodes idle for {period} s, each: "
+                      f"{statistics.mean(idle.sent):.0f} bytes/s sent (most {max(idle.sent):.0f}), "
+                      f"{100 * statistics.mean(idle.cpu):.3f} % of a core (most {100 * max(idle.cpu):.3f}), "
+                      f"{statistics.mean(idle.resident):.1f} MiB resident", flush=True)
+            finally:
+                cluster.stop()
+    return found
 
 
-def tell(name: str, outcome: Outcome, stored: int, alone: float | None) -> None:
-    """One run, as a few lines."""
-    copies = outcome.registry_bytes / stored
-    slowest, median = max(outcome.whole), statistics.median(outcome.whole)
-    ratio = f", {slowest / alone:.2f} of one node alone" if alone else ""
-    uploads = statistics.mean(outcome.uploads)
-    print(f"{name}: {outcome.nodes} nodes, registry sent {outcome.registry_bytes / 1e6:.0f} MB = {copies:.3f} copies (headers included)")
-    print(f"  start-up set: median {statistics.median(outcome.startup):.1f} s, last {max(outcome.startup):.1f} s; "
-          f"everything: median {median:.1f} s, last {slowest:.1f} s{ratio}")
-    print(f"  upload of nodes: max/mean {max(outcome.uploads) / uploads if uploads else 0:.2f}; "
-          f"failed: {'; '.join(outcome.errors) or 'none'}")
-    names = ("p2p_asked", "p2p_asked_registry", "p2p_hedged", "p2p_hedged_registry", "p2p_passed_over", "p2p_redirected", "p2p_refused", "p2p_wrong_pieces")
-    totals = {name[4:]: sum(int(counters.get(name, 0)) for counters in outcome.counters) for name in names}
-    print(f"  {totals}", flush=True)
-    if outcome.slow:
-        slow = [f"{took:.1f} s, {counters.get('p2p_asked_registry')} requests to the registry of {int(counters.get('p2p_asked', 0))} to peers"
-                for took, counters in list(zip(outcome.whole, outcome.counters))[:outcome.slow]]
-        print(f"  slow nodes: {'; '.join(slow)}; the others: last {max(outcome.whole[outcome.slow:]):.1f} s", flush=True)
+ALONE, REGISTRY_ONLY, PIECES, BITTORRENT = "one node alone", "registry only", "piece layer", "BitTorrent"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What is rolled out, to whom, and what goes wrong. Links in Mbit/s, the image's files in MiB."""
+
+    nodes: int
+    mib: int
+    mbit: int = 40
+    kill: int = 0
+    slow: int = 0
+
+    def disk(self) -> int:
+        """Bytes it needs at most."""
+        return self.nodes * self.mib * 2 << 20
+
+
+def measure(rollout: Rollout, contenders: list[str]) -> dict[str, Outcome]:
+    """Runs each contender, one after the other, and prints what it showed. What goes wrong does so with the piece layer and
+    BitTorrent alone."""
+    found: dict[str, Outcome] = {}
+    with Lab("cluster") as lab, Network(rollout.nodes, rollout.mbit) as network:
+        layout, digest = make_image(lab.folder / "image", rollout.mib)
+        near = lab.registry()
+        plain = near.push(layout, "rollout", "plain", "1")
+        convert(plain, f"{near.address}/rollout:1")
+        manifest = near.image_manifest("rollout", "1")
+        index_digest, index_len = manifest["layers"][0]["annotations"]["containerd.io/snapshot/lacewing/index"].split(",")
+        blobs = accelerator_bytes(near, index_digest) or 0
+        stored = blobs + int(index_len)
+        near.stop()
+        print(f"image: {rollout.mib} MiB of files, {stored / 1e6:.0f} MB stored; links of {rollout.mbit} Mbit/s", flush=True)
+        for name in contenders:
+            if name == BITTORRENT:
+                blob = next(file for file in near.process.log.parent.rglob("data") if file.is_file() and file.stat().st_size == blobs)
+                found[name] = by_bittorrent(lab, network, rollout, blob)
+            else:
+                found[name] = by_daemons(lab, network, near, rollout, name, digest, stored)
+            alone = found.get(ALONE)
+            tell(name, found[name], alone.whole[0] if alone and name != ALONE else None)
+    return found
+
+
+def by_daemons(lab: Lab, network: Network, near: Registry, rollout: Rollout, name: str, digest: str, stored: int) -> Outcome:
+    peers, nodes = name == PIECES, 1 if name == ALONE else rollout.nodes
+    cluster = Cluster(lab, network, near, nodes, peers)
+    try:
+        cluster.start()
+        kill, slow = (rollout.kill, rollout.slow) if peers else (0, 0)
+        return cluster.rollout("rollout:1", digest, kill, slow, rollout.mib << 20, stored)
+    finally:
+        for machine in range(1, nodes + 1):
+            network.limit(machine, rollout.mbit)
+        cluster.stop()
+
+
+def by_bittorrent(lab: Lab, network: Network, rollout: Rollout, blob: Path) -> Outcome:
+    swarm = Swarm(lab.folder / "bittorrent", network, blob, rollout.nodes)
+    try:
+        return swarm.rollout(rollout.kill, rollout.slow)
+    finally:
+        swarm.stop()
 
 
 def main() -> None:
@@ -298,50 +345,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.nodes > 32 and not args.idle:
         parser.error("more than 32 nodes only with --idle, where no containerd runs beside them")
-    needed, free = args.nodes * args.mib * 2 << 20, shutil.disk_usage(SCRATCH).free
     if args.idle:
-        with Lab("cluster") as lab, Network(args.nodes, args.mbit) as network:
-            near = lab.registry()
-            near.stop()
-            measure_idle(lab, network, near, args.nodes, args.idle)
+        measure_idle(args.nodes, args.mbit, args.idle)
         return
+    rollout = Rollout(args.nodes, args.mib, args.mbit, args.kill, args.slow)
+    needed, free = rollout.disk(), shutil.disk_usage(SCRATCH).free
     if free < needed:
         parser.error(f"{args.nodes} nodes need {needed >> 30} GiB of disk in {SCRATCH}, {free >> 30} GiB are free")
-    with Lab("cluster") as lab, Network(args.nodes, args.mbit) as network:
-        layout, digest = make_image(lab.folder / "image", args.mib)
-        near = lab.registry()
-        plain = near.push(layout, "rollout", "plain", "1")
-        convert(plain, f"{near.address}/rollout:1")
-        manifest = near.image_manifest("rollout", "1")
-        index_digest, index_len = manifest["layers"][0]["annotations"]["containerd.io/snapshot/lacewing/index"].split(",")
-        blobs = accelerator_bytes(near, index_digest) or 0
-        stored = blobs + int(index_len)
-        near.stop()
-        print(f"image: {args.mib} MiB of files, {stored / 1e6:.0f} MB stored; links of {args.mbit} Mbit/s", flush=True)
-        runs = [] if args.no_alone else [("one node alone", 1, False, 0, 0)]
-        if args.registry_only:
-            runs.append(("registry only", args.nodes, False, 0, 0))
-        runs.append(("piece layer", args.nodes, True, args.kill, args.slow))
-        alone = None
-        for name, nodes, peers, kill, slow in runs:
-            cluster = Cluster(lab, network, near, nodes, peers)
-            try:
-                cluster.start()
-                outcome = cluster.rollout("rollout:1", digest, kill, slow, args.mib << 20)
-                tell(name, outcome, stored, alone)
-                if name == "one node alone":
-                    alone = outcome.whole[0]
-            finally:
-                for machine in range(1, nodes + 1):
-                    network.limit(machine, args.mbit)
-                cluster.stop()
-        if args.bittorrent:
-            blob = next(file for file in near.process.log.parent.rglob("data") if file.is_file() and file.stat().st_size == blobs)
-            swarm = Swarm(lab.folder / "bittorrent", network, blob, args.nodes)
-            try:
-                print(swarm.rollout(args.kill, args.slow))
-            finally:
-                swarm.stop()
+    wanted = {ALONE: not args.no_alone, REGISTRY_ONLY: args.registry_only, PIECES: True, BITTORRENT: args.bittorrent}
+    measure(rollout, [name for name, chosen in wanted.items() if chosen])
 
 
 def accelerator_bytes(registry: Registry, index_digest: str) -> int:

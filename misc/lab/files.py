@@ -1,9 +1,5 @@
-"""Files of a web server for `lacewing get`, and by one command what a file costs its server when many nodes get it:
+"""Files of a web server for `lacewing get`, and what a file costs its server when many nodes get it."""
 
-    python3 -m lab.files --mib 1024 --nodes 8        in misc/; disk: two times the file for each node
-"""
-
-import argparse
 import contextlib
 import hashlib
 import itertools
@@ -101,25 +97,32 @@ def answers(url: str) -> bool:
         return False
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python3 -m lab.files", description=__doc__.splitlines()[0])
-    parser.add_argument("--mib", type=int, default=1024)
-    parser.add_argument("--nodes", type=int, default=8)
-    parser.add_argument("--s3", action="store_true", help="from an S3-compatible server (moto), signed for each node anew")
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class Got:
+    """What it took all nodes to get a file: bytes of the server over those of the file, seconds of each, most upload over mean."""
+
+    copies: float
+    took: list[float]
+    upload_ratio: float
+    errors: list[str]
+
+
+def measure(mib: int, nodes: int, s3: bool) -> Got:
+    """Nodes get one file at once, from a web server or from an S3-compatible one with a signature of its own for each node.
+    Needs disk for two times the file for each node."""
     chance = random.Random(3)
-    data = b"".join(chance.randbytes(1 << 20) for _ in range(args.mib))
+    data = b"".join(chance.randbytes(1 << 20) for _ in range(mib))
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     with Lab("files") as lab, contextlib.closing(Files(data)) as files:
-        sign = bucket(lab, data) if args.s3 else lambda: files.url
-        mirrors = Mirrors(lab, sign().split("/")[2], args.nodes)
+        sign = bucket(lab, data) if s3 else lambda: files.url
+        mirrors = Mirrors(lab, sign().split("/")[2], nodes)
         begun, took, errors = time.monotonic(), [], []
 
         def one(daemon) -> None:
             try:
                 get(daemon, sign(), daemon.config.parent / "got", "--digest", digest)
                 took.append(time.monotonic() - begun)
-            except Exception as error:  # noqa: BLE001 - told below
+            except Exception as error:  # noqa: BLE001 - told in what is returned
                 errors.append(str(error)[-300:])
 
         threads = [threading.Thread(target=one, args=(daemon,)) for daemon in mirrors.daemons]
@@ -129,12 +132,6 @@ def main() -> None:
             thread.join()
         counters = [daemon.status()["counters"] for daemon in mirrors.daemons]
         uploads = [int(found["p2p_bytes_to_peers"]) for found in counters]
-        sent = sum(int(found["p2p_bytes_from_registry"]) for found in counters) if args.s3 else files.sent
+        sent = sum(int(found["p2p_bytes_from_registry"]) for found in counters) if s3 else files.sent
         mirrors.stop()
-        print(f"{args.mib} MiB to {args.nodes} nodes: the server sent {sent / len(data):.4f} copies; "
-              f"median {statistics.median(took or [0]):.1f} s, last {max(took or [0]):.1f} s; "
-              f"upload max/mean {max(uploads) / max(statistics.mean(uploads), 1):.2f}; failed: {errors or 'none'}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        return Got(sent / len(data), took, max(uploads) / max(statistics.mean(uploads), 1), errors)

@@ -11,7 +11,7 @@ import urllib.request
 
 from cases import Case
 from lab import engine
-from lab.mirror import Door, Mirrors, request
+from lab.mirror import Door, Mirrors, pull_at_once, request
 from lab.tokens import PrivateRegistry
 
 IMAGE = "redis"
@@ -54,21 +54,7 @@ class Mirror(Case):
         with self.mirrors(4) as (door, mirrors):
             image = f"{door.address}/{IMAGE}:1"
             nodes = [self.world.lab.containerd(1, self.world.registry) for _ in mirrors.daemons]
-            hosts = [mirrors.hosts(daemon) for daemon in mirrors.daemons]
-            failures = []
-
-            def pull(node, folder) -> None:
-                try:
-                    node.ctr("image", "pull", "--hosts-dir", folder, "--snapshotter", "overlayfs", image)
-                except Exception as error:  # noqa: BLE001 - told below
-                    failures.append(error)
-
-            threads = [threading.Thread(target=pull, args=pair) for pair in zip(nodes, hosts)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            self.assertEqual(failures, [])
+            pull_at_once(mirrors, nodes, image)
             expected = {part["digest"] for part in [self.manifest["config"], *self.manifest["layers"]]}
             for node in nodes:
                 self.assertLessEqual(expected, node.content())

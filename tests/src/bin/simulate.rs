@@ -1,8 +1,8 @@
-//! Runs the piece layer's logic in simulated clusters: one scenario by its settings, or the whole table.
+//! Runs the piece layer's logic in a simulated cluster: one scenario by its settings, NAME=VALUE each, and one line of figures.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lacewing_tests::simulation::{Fault, Scenario, run};
+use lacewing_tests::simulation::{Fault, Outcome, Scenario, run};
 
 fn main() {
     let mut scenario = Scenario::rollout(100);
@@ -10,50 +10,58 @@ fn main() {
         let Some((name, value)) = argument.split_once('=') else {
             panic!("NAME=VALUE, not {argument}")
         };
-        let number: f64 = value.parse().expect("a number");
-        match name {
-            "nodes" => scenario.nodes = number as usize,
-            "users" => scenario.users = Some(number as usize),
-            "seed" => scenario.seed = number as u64,
-            "pieces" => scenario.pieces = number as usize,
-            "piece_kib" => scenario.piece_bytes = (number * 1024.0) as u32,
-            "link_mbit" => scenario.link = number * 1e6,
-            "registry_mbit" => scenario.registry_link = number * 1e6,
-            "queue_kib" => scenario.queue_bytes = (number * 1024.0) as u32,
-            "ack_ms" => scenario.config.ack_timeout = Duration::from_millis(number as u64),
-            "origin_limit" => scenario.config.origin_limit = number as u32,
-            "cluster" => scenario = Scenario::cluster(number as usize, 57),
-            "under_way_kib" => {
-                if let Some(daemon) = &mut scenario.daemon {
-                    daemon.under_way = (number * 1024.0) as u32;
-                }
-            }
-            "beside" => {
-                if let Some(daemon) = &mut scenario.daemon {
-                    daemon.beside = number as usize;
-                }
-            }
-            "slow" => scenario.slow = number,
-            "crashed" => scenario.crashed = number,
-            "unseen" => scenario.unseen = number,
-            "zones" => scenario.zones = number as u16,
-            "window" => scenario.window = number as usize,
-            "reads" => scenario.reads = number as usize,
-            "stride" => scenario.stride = number as usize,
-            "think_ms" => scenario.think = number / 1e3,
-            "crash_within" => scenario.crash_within = number,
-            "hedge_ms" => scenario.config.hedge_prefetch = Duration::from_millis(number as u64),
-            "admit_ms" => scenario.config.admit_wait = Duration::from_millis(number as u64),
-            "redirects" => scenario.config.redirects = number as u8,
-            "uploads" => scenario.config.uploads = number as u32,
-            "relay_ratio" => scenario.config.relay_ratio = number as u32,
-            "join" => scenario.faults.push(Fault::JoinOver(number)),
-            "limit" => scenario.limit = number,
-            _ => panic!("unknown setting {name}"),
-        }
+        set(&mut scenario, name, value.parse().expect("a number"));
     }
-    let begun = std::time::Instant::now();
-    let o = run(&scenario);
+    let begun = Instant::now();
+    let outcome = run(&scenario);
+    tell(&outcome, begun.elapsed());
+}
+
+fn set(scenario: &mut Scenario, name: &str, number: f64) {
+    match name {
+        "nodes" => scenario.nodes = number as usize,
+        "users" => scenario.users = Some(number as usize),
+        "seed" => scenario.seed = number as u64,
+        "pieces" => scenario.pieces = number as usize,
+        "piece_kib" => scenario.piece_bytes = (number * 1024.0) as u32,
+        "link_mbit" => scenario.link = number * 1e6,
+        "registry_mbit" => scenario.registry_link = number * 1e6,
+        "queue_kib" => scenario.queue_bytes = (number * 1024.0) as u32,
+        "ack_ms" => scenario.config.ack_timeout = Duration::from_millis(number as u64),
+        "origin_limit" => scenario.config.origin_limit = number as u32,
+        "cluster" => *scenario = Scenario::cluster(number as usize, 57),
+        "under_way_kib" => {
+            if let Some(daemon) = &mut scenario.daemon {
+                daemon.under_way = (number * 1024.0) as u32;
+            }
+        }
+        "beside" => {
+            if let Some(daemon) = &mut scenario.daemon {
+                daemon.beside = number as usize;
+            }
+        }
+        "slow" => scenario.slow = number,
+        "crashed" => scenario.crashed = number,
+        "unseen" => scenario.unseen = number,
+        "zones" => scenario.zones = number as u16,
+        "window" => scenario.window = number as usize,
+        "reads" => scenario.reads = number as usize,
+        "stride" => scenario.stride = number as usize,
+        "think_ms" => scenario.think = number / 1e3,
+        "crash_within" => scenario.crash_within = number,
+        "hedge_ms" => scenario.config.hedge_prefetch = Duration::from_millis(number as u64),
+        "admit_ms" => scenario.config.admit_wait = Duration::from_millis(number as u64),
+        "redirects" => scenario.config.redirects = number as u8,
+        "uploads" => scenario.config.uploads = number as u32,
+        "relay_ratio" => scenario.config.relay_ratio = number as u32,
+        "join" => scenario.faults.push(Fault::JoinOver(number)),
+        "limit" => scenario.limit = number,
+        _ => panic!("unknown setting {name}"),
+    }
+}
+
+/// Prints the figures; `took`: what the run itself took.
+fn tell(o: &Outcome, took: Duration) {
     println!(
         "p50 {:.3} p99 {:.3} max {:.3} slow {:.2} | copies {:.4} asked {:.4} | up {:.3} | moved {:.3} zones {:.2} | lat {:.2} {:.2} {:.2} | hedged {} redirected {} wasted {} parents {} failures {} unfinished {} left {} | start {:.2} {:.2} | ev {}M {:?}",
         o.completion(0.5),
@@ -78,6 +86,6 @@ fn main() {
         o.startup(0.5),
         o.startup(1.0),
         o.events / 1_000_000,
-        begun.elapsed()
+        took
     );
 }
