@@ -102,7 +102,14 @@ impl Swarm {
             return;
         };
         let ask = flight.asks.remove(index);
-        flight.origin_at_once |= reason == Refusal::Forbidden;
+        if reason == Refusal::Forbidden && !flight.forbidden.contains(&ask.peer) {
+            // Who sent this node there is asked once more, and has to see to it.
+            flight.forbidden.push(ask.peer);
+            let (forbidden, asks) = (&flight.forbidden, &flight.asks);
+            (flight.tried)
+                .retain(|peer| forbidden.contains(peer) || asks.iter().any(|ask| ask.peer == *peer));
+            flight.redirects = u8::MAX;
+        }
         self.asked_in_vain = self.asked_in_vain.saturating_add(u32::from(ask.held_only));
         self.peers.lives(ask.peer, self.now);
         self.go_on(at, actions);

@@ -14,7 +14,7 @@ const MOST_ASKS: usize = 2;
 /// Pause before all are asked again.
 const ROUND_PAUSE: Duration = Duration::from_millis(250);
 /// Earliest members that stand in when all ancestors fail, and later ones asked whether they hold a piece.
-const STAND_INS: usize = 16;
+pub(super) const STAND_INS: usize = 16;
 /// Earliest members that a node asks that is behind.
 const FIRSTS: usize = 3;
 /// The lower bits of a request's name tell the flight.
@@ -63,8 +63,8 @@ impl Swarm {
         let swift = |peer: &PeerId| usable(peer) && !self.peers.is_late(*peer, self.now);
         let mut found = ancestors.iter().copied().find(swift);
         // Before a slow one is asked who stands before this node, the origin is.
-        let slow_too =
-            found.is_none() && (flight.origin.is_none() || flight.origin_failed || !self.near_origin(tree));
+        let slow_too = found.is_none()
+            && (flight.origin.is_none() || flight.origin_failed || !self.near_origin(tree, &[]));
         if slow_too {
             found = ancestors.iter().copied().find(usable);
         }

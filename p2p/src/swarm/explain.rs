@@ -105,7 +105,7 @@ impl Swarm {
             tree: (!self.view.members().is_empty()).then_some(tree),
             rank: order.map_or(0, |order| order.rank(tree.distance(self.me)) as u32),
             candidates: peers.into_iter().map(candidate).collect(),
-            origin_at_once: self.near_origin(tree),
+            origin_at_once: self.near_origin(tree, &[]),
             asked: flight.map_or_else(Vec::new, |flight| {
                 flight.asks.iter().map(|ask| ask.peer).collect()
             }),

@@ -60,8 +60,8 @@ pub(crate) struct Flight {
     pub(crate) tried: Vec<PeerId>,
     pub(crate) redirects: u8,
     pub(crate) at_origin: AtOrigin,
-    /// Somebody who was asked may not go to the origin: this node may at once.
-    pub(crate) origin_at_once: bool,
+    /// Those who were asked and may not read at the origin.
+    pub(crate) forbidden: Vec<PeerId>,
     /// The origin failed: those who are not earlier are asked, too, whether they hold the piece.
     pub(crate) origin_failed: bool,
     pub(crate) last_error: FetchError,
@@ -101,7 +101,7 @@ impl Flight {
             tried: Vec::new(),
             redirects: 0,
             at_origin: AtOrigin::No,
-            origin_at_once: false,
+            forbidden: Vec::new(),
             origin_failed: false,
             last_error: FetchError::Unavailable,
             started: now,

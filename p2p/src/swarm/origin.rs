@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
+use super::ask::STAND_INS;
 use super::explain::Standing;
 use super::flight::{AtOrigin, Flight};
 use super::patience::LOST;
-use super::{Action, OriginId, Swarm, TreeId};
+use super::{Action, OriginId, PeerId, Swarm, TreeId};
 use crate::error::FetchError;
 use crate::piece::{Class, PieceId};
 
 /// So many earlier members may stand before a node that goes to the origin at once: the first of the tree goes, the second
 /// goes when the first is slow, and the others leave it alone for a while.
 const BUDGETED_RANKS: usize = 2;
-/// Earlier members that are looked at to find out.
-const LOOK_AT: usize = 64;
+/// Earlier members that are looked at to find out, which are those a node would ask.
+const LOOK_AT: usize = STAND_INS;
 /// Of the fetches from origins that may be under way at once, one in so many may be of what nobody waits for.
 const PREFETCH_SHARE: u32 = 4;
 /// From so many members on each node has one such fetch at a time. Together they fill the origin's link, which a reader's fetch
@@ -24,17 +25,18 @@ const CORRUPT_TRIES: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
 impl Swarm {
-    /// Whether this node is the first or the second of the tree. Those that do not answer count: a node that reaches nobody
-    /// would take everything from the registry, and two that are gone at once are no members soon.
-    pub(super) fn near_origin(&self, tree: TreeId) -> bool {
+    /// Whether this node is the first or the second of the tree, but for those that may not read at the origin. Those that do not
+    /// answer count: a node that reaches nobody would take everything from the registry, and two that are gone at once are no
+    /// members soon.
+    pub(super) fn near_origin(&self, tree: TreeId, forbidden: &[PeerId]) -> bool {
         let mine = tree.distance(self.me);
-        let good = |peer| self.standing(peer) != Standing::CutOff;
+        let good = |peer| self.standing(peer) != Standing::CutOff && !forbidden.contains(&peer);
         let mut before = 0;
         if let Some(order) = self.view.order(self.me, tree) {
             let rank = order.rank(mine);
             let looked_at = (0..rank.min(LOOK_AT)).filter_map(|at| order.at(at));
             before = looked_at.filter(|peer| good(*peer)).take(BUDGETED_RANKS).count();
-            if rank > LOOK_AT && before == 0 {
+            if rank > LOOK_AT && before == 0 && forbidden.is_empty() {
                 return false;
             }
         }
@@ -58,8 +60,8 @@ impl Swarm {
             return false;
         };
         let (busy, class) = (!flight.idle(), flight.class);
-        let near = (flight.origin_at_once || self.near_origin(tree))
-            && (!busy || self.is_in_vain(flight, patience, pause));
+        let near =
+            self.near_origin(tree, &flight.forbidden) && (!busy || self.is_in_vain(flight, patience, pause));
         let no_progress = !busy
             || !self.arrivals.flows(self.now, self.config.origin_patience)
             || self.now.since(flight.started) > patience.saturating_mul(LOST);

@@ -190,6 +190,79 @@ fn where_the_first_may_not_read_it_the_third_does_not_overtake_the_second() {
     assert!(goes_to_origin(&actions), "nobody is any more: {actions:?}");
 }
 
+/// The story: on a busy machine, when nothing came for a moment, all who had been refused by a first without a log-in went to the
+/// registry together.
+#[test]
+fn where_the_first_may_not_read_it_the_third_stands_in_for_the_second_and_nobody_else_does() {
+    for (rank, goes) in [(2, true), (3, false)] {
+        let (order, mut swarm, begun) = of_rank(rank, LONG_AGO);
+        let (mut actions, hint) = (Vec::new(), Hint::default());
+        let mut others = 2..;
+        while asks(&actions).is_empty() {
+            let n = others.next().unwrap_or_default();
+            swarm.handle(begun, want(n, Class::Blocking), &mut actions);
+        }
+        let (_, request, _) = asks(&actions)[0];
+        swarm.handle(begun, Event::Received { request, hint }, &mut actions);
+        actions.clear();
+        swarm.handle(begun, want(1, Class::Blocking), &mut actions);
+        let mut answered = 0;
+        for tenth in 0..20 {
+            let now = begun.after(Duration::from_millis(100) * tenth);
+            for (peer, request, _) in asks(&actions).into_iter().skip(answered) {
+                answered += 1;
+                let reason = Refusal::Forbidden;
+                let answer = match peer == order[0] {
+                    true => Event::Refused { request, reason },
+                    false => Event::Accepted { request, hint },
+                };
+                swarm.handle(now, answer, &mut actions);
+            }
+            swarm.handle(now, Event::TimerFired, &mut actions);
+        }
+        assert!(asks(&actions).iter().any(|ask| ask.0 == order[0]));
+        assert_eq!(goes_to_origin(&actions), goes, "rank {rank}: {actions:?}");
+    }
+}
+
+/// The story: who was sent to a first without a log-in, by a second that did not know yet that it would want the blob, went to the
+/// registry, and so did the second a moment later.
+#[test]
+fn who_was_sent_to_one_that_may_not_read_asks_whoever_sent_it_again() {
+    let hint = Hint::default();
+    // All of them want the blob, as this node hears, so that it asks one in between.
+    let behind = |rank: usize| {
+        let (order, mut swarm, begun) = of_rank(rank, LONG_AGO);
+        let mut actions = Vec::new();
+        swarm.handle(begun, want(2, Class::Blocking), &mut actions);
+        let (_, request, _) = *asks(&actions).first()?;
+        let demand = Hint { demand: 10, ..hint };
+        swarm.handle(
+            begun,
+            Event::Accepted {
+                request,
+                hint: demand,
+            },
+            &mut actions,
+        );
+        actions.clear();
+        swarm.handle(begun, want(1, Class::Blocking), &mut actions);
+        (asks(&actions).first()?.0 != order[0]).then_some((order, swarm, begun, actions))
+    };
+    let (order, mut swarm, begun, mut actions) = (1..10).find_map(behind).expect("a tree has levels");
+    let (parent, request, _) = asks(&actions)[0];
+    let to = order[0];
+    swarm.handle(begun, Event::Redirected { request, to, hint }, &mut actions);
+    let (first, request, _) = asks(&actions)[1];
+    assert_eq!(first, order[0]);
+    actions.clear();
+    let reason = Refusal::Forbidden;
+    swarm.handle(begun, Event::Refused { request, reason }, &mut actions);
+    let again = |action: &Action| matches!(action, Action::Ask { peer, redirects, .. } if *peer == parent && *redirects >= Config::default().redirects);
+    assert!(actions.iter().any(again), "and it has to see to it: {actions:?}");
+    assert!(!goes_to_origin(&actions), "{actions:?}");
+}
+
 #[test]
 fn a_newcomer_asks_the_next_of_the_tree_before_the_registry() {
     let just = Duration::from_secs(1);
