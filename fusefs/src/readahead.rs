@@ -49,10 +49,12 @@ impl Streams {
         self.clock += 1;
         let end = offset.saturating_add(len);
         let clock = self.clock;
+        // What the kernel still has from an earlier reader is passed over, be it a whole file: whoever goes on within what was read
+        // ahead for it is the same.
         let fits = |stream: &&mut Stream| {
             stream.seen != 0
                 && offset.saturating_add(SLACK) >= stream.next
-                && offset <= stream.next.saturating_add(SLACK)
+                && offset <= stream.next.saturating_add(SLACK).max(stream.ahead)
         };
         if let Some(stream) = self.streams.iter_mut().find(fits) {
             stream.seen = clock;
@@ -149,6 +151,22 @@ mod tests {
         }
         let onward = streams.on_read(4_000_000, 125_000, LARGEST, file).unwrap();
         assert!(onward.end > 5_000_000, "it reads one file after the other");
+    }
+
+    /// The story: a program reads some files when it starts, later something reads all. Each of those files, which the kernel still
+    /// had, began a new stream with a small window, and nodes of a rollout never asked far ahead.
+    #[test]
+    fn who_passes_over_what_the_kernel_has_keeps_the_window() {
+        let mut streams = Streams::default();
+        let mut ahead = 0;
+        for n in (0..400).filter(|n| n % 40 > 7) {
+            let asked = streams.on_read(n * 131_072, 131_072, LARGEST, |_| None);
+            ahead = asked.map_or(ahead, |range| range.end);
+            assert!(
+                n < 100 || ahead - (n + 1) * 131_072 >= LARGEST / 2,
+                "at {n}: {ahead}"
+            );
+        }
     }
 
     #[test]
