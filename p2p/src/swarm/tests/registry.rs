@@ -157,24 +157,29 @@ fn the_second_of_a_tree_does_not_go_to_the_registry_because_time_goes_by() {
     assert!(goes_to_origin(&actions), "it gives none any more: {actions:?}");
 }
 
+/// Answers the asks after the first `answered`, and counts them there: `first` may not read the piece, all others see to it.
+fn forbid(first: PeerId, now: Time, swarm: &mut Swarm, actions: &mut Vec<Action>, answered: &mut usize) {
+    for (peer, request, _) in asks(actions).split_off(*answered) {
+        let (reason, hint) = (Refusal::Forbidden, Hint::default());
+        let answer = match peer == first {
+            true => Event::Refused { request, reason },
+            false => Event::Accepted { request, hint },
+        };
+        swarm.handle(now, answer, actions);
+        *answered += 1;
+    }
+}
+
 /// The story: where the first of a tree had no log-in, the third fetched what the second was just fetching.
 #[test]
 fn where_the_first_may_not_read_it_the_third_does_not_overtake_the_second() {
     let (order, mut swarm, begun) = of_rank(2, LONG_AGO);
-    let (mut actions, hint) = (Vec::new(), Hint::default());
+    let mut actions = Vec::new();
     swarm.handle(begun, want(1, Class::Blocking), &mut actions);
     let mut answered = 0;
     for tenth in 0..20 {
         let now = begun.after(Duration::from_millis(100) * tenth);
-        for (peer, request, _) in asks(&actions).into_iter().skip(answered) {
-            answered += 1;
-            let reason = Refusal::Forbidden;
-            let answer = match peer == order[0] {
-                true => Event::Refused { request, reason },
-                false => Event::Accepted { request, hint },
-            };
-            swarm.handle(now, answer, &mut actions);
-        }
+        forbid(order[0], now, &mut swarm, &mut actions, &mut answered);
         for (_, request, _) in asks(&actions) {
             swarm.handle(now, Event::Progressed { request, bytes: 1 }, &mut actions);
         }
@@ -209,15 +214,7 @@ fn where_the_first_may_not_read_it_the_third_stands_in_for_the_second_and_nobody
         let mut answered = 0;
         for tenth in 0..20 {
             let now = begun.after(Duration::from_millis(100) * tenth);
-            for (peer, request, _) in asks(&actions).into_iter().skip(answered) {
-                answered += 1;
-                let reason = Refusal::Forbidden;
-                let answer = match peer == order[0] {
-                    true => Event::Refused { request, reason },
-                    false => Event::Accepted { request, hint },
-                };
-                swarm.handle(now, answer, &mut actions);
-            }
+            forbid(order[0], now, &mut swarm, &mut actions, &mut answered);
             swarm.handle(now, Event::TimerFired, &mut actions);
         }
         assert!(asks(&actions).iter().any(|ask| ask.0 == order[0]));
