@@ -24,6 +24,7 @@ fn set(scenario: &mut Scenario, name: &str, number: f64) {
         "seed" => scenario.seed = number as u64,
         "pieces" => scenario.pieces = number as usize,
         "piece_kib" => scenario.piece_bytes = (number * 1024.0) as u32,
+        "tiny_every" => scenario.tiny_every = number as usize,
         "link_mbit" => scenario.link = number * 1e6,
         "registry_mbit" => scenario.registry_link = number * 1e6,
         "queue_kib" => scenario.queue_bytes = (number * 1024.0) as u32,

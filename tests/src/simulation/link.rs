@@ -16,16 +16,31 @@ pub(crate) struct Transfer {
     pub(crate) request: RequestId,
     pub(crate) piece: u32,
     pub(crate) left: u32,
+    /// Bytes of each.
+    pub(crate) quantum: u32,
     pub(crate) began: Nanos,
     pub(crate) cancelled: bool,
+}
+
+impl Transfer {
+    /// A piece of `len` bytes as it begins.
+    pub(crate) fn new(to: u32, request: RequestId, piece: u32, len: u32, began: Nanos) -> Self {
+        Self {
+            to,
+            request,
+            piece,
+            left: QUANTA,
+            quantum: (len / QUANTA).max(1),
+            began,
+            cancelled: false,
+        }
+    }
 }
 
 /// A node's link, or the registry's.
 #[derive(Debug)]
 pub(crate) struct Link {
-    /// Time of a quantum.
-    pub(crate) quantum: Nanos,
-    quantum_bytes: u32,
+    bits_a_second: f64,
     /// Transfers under way, by class; the first is next.
     pub(crate) active: [VecDeque<Transfer>; 2],
     /// Transfers that wait for a place among them (the registry's).
@@ -35,16 +50,14 @@ pub(crate) struct Link {
     pub(crate) busy: Option<(Transfer, usize)>,
     /// When all that is on its way in will have come in.
     pub(crate) in_until: Nanos,
-    /// Quanta sent.
+    /// Bytes sent.
     pub(crate) sent: u64,
 }
 
 impl Link {
-    pub(crate) fn new(bits_a_second: f64, piece_bytes: u32, places: usize) -> Self {
-        let bits = f64::from(piece_bytes) * 8.0 / f64::from(QUANTA);
+    pub(crate) fn new(bits_a_second: f64, places: usize) -> Self {
         Self {
-            quantum_bytes: (piece_bytes / QUANTA).max(1),
-            quantum: (bits / bits_a_second * 1e9) as Nanos,
+            bits_a_second,
             active: Default::default(),
             queued: Default::default(),
             places,
@@ -52,6 +65,11 @@ impl Link {
             in_until: 0,
             sent: 0,
         }
+    }
+
+    /// How long so many bytes take.
+    fn time(&self, bytes: u32) -> Nanos {
+        (f64::from(bytes) * 8.0 / self.bits_a_second * 1e9) as Nanos
     }
 
     pub(crate) fn add(&mut self, transfer: Transfer, class: usize) {
@@ -62,10 +80,11 @@ impl Link {
         }
     }
 
-    /// Takes the next quantum to send, if the link is free; `room`: whether one may be under way to that node.
-    pub(crate) fn start(&mut self, room: impl Fn(u32) -> bool) -> bool {
+    /// Takes the next quantum to send, if the link is free, and tells how long it takes; `room`: whether one may be under way to
+    /// that node.
+    pub(crate) fn start(&mut self, room: impl Fn(u32) -> bool) -> Option<Nanos> {
         if self.busy.is_some() {
-            return false;
+            return None;
         }
         for class in 0..2 {
             while self.active[class].len() < self.places
@@ -76,16 +95,16 @@ impl Link {
             let next = self.active[class].iter().position(|transfer| room(transfer.to));
             if let Some(transfer) = next.and_then(|next| self.active[class].remove(next)) {
                 self.busy = Some((transfer, class));
-                return true;
+                return Some(self.time(transfer.quantum));
             }
         }
-        false
+        None
     }
 
     /// A quantum is out: returns the transfer as it is now; it goes on unless it is at its end.
     pub(crate) fn sent(&mut self) -> Option<Transfer> {
         let (mut transfer, class) = self.busy.take()?;
-        self.sent += 1;
+        self.sent += u64::from(transfer.quantum);
         transfer.left -= 1;
         if transfer.left > 0 && !transfer.cancelled {
             self.active[class].push_back(transfer);
@@ -93,9 +112,9 @@ impl Link {
         (!transfer.cancelled).then_some(transfer)
     }
 
-    /// When a quantum that arrives at `at` has come in.
-    pub(crate) fn come_in(&mut self, at: Nanos) -> Nanos {
-        self.in_until = (self.in_until + self.quantum).max(at);
+    /// When a quantum of so many bytes that arrives at `at` has come in.
+    pub(crate) fn come_in(&mut self, at: Nanos, bytes: u32) -> Nanos {
+        self.in_until = (self.in_until + self.time(bytes)).max(at);
         self.in_until
     }
 
@@ -106,14 +125,12 @@ impl Link {
 
     /// From when on no more than `bytes` are on their way in.
     pub(crate) fn has_room(&self, bytes: u32) -> Nanos {
-        let time = u64::from(bytes) * self.quantum / u64::from(self.quantum_bytes);
-        self.in_until.saturating_sub(time)
+        self.in_until.saturating_sub(self.time(bytes))
     }
 
     /// How long a message waits behind what is on its way in, of which at most `queue` bytes stand before it.
     pub(crate) fn wait_in(&self, now: Nanos, queue: u32) -> Nanos {
-        let longest = u64::from(queue) * self.quantum / u64::from(self.quantum_bytes);
-        self.in_until.saturating_sub(now).min(longest)
+        self.in_until.saturating_sub(now).min(self.time(queue))
     }
 
     pub(crate) fn remove(&mut self, to: u32, request: RequestId) {

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use lacewing_p2p::swarm::Config;
 
+use super::mix;
+
+/// Bytes of a tiny piece.
+const TINY: u32 = 400;
+
 /// A cluster, what its nodes want, and what goes wrong. Rates in bits a second, times in seconds.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -15,8 +20,10 @@ pub struct Scenario {
     pub seed: u64,
     /// Pieces of the image.
     pub pieces: usize,
-    /// Bytes in a piece.
+    /// Bytes in a piece, at most.
     pub piece_bytes: u32,
+    /// One in so many pieces is tiny, as the text in an image of measurements is; 0: none.
+    pub tiny_every: usize,
     /// A node's link, both ways.
     pub link: f64,
     /// The registry's link.
@@ -157,6 +164,7 @@ impl Scenario {
             seed: 1,
             pieces: 1024,
             piece_bytes: 1 << 20,
+            tiny_every: 0,
             link: 10e9,
             registry_link: 20e9,
             rtt: 0.0002,
@@ -211,9 +219,23 @@ impl Scenario {
         pieces
     }
 
+    /// Bytes of a piece.
+    pub(crate) fn len(&self, piece: usize) -> u32 {
+        match self.tiny_every {
+            0 => self.piece_bytes,
+            every if mix(piece as u64).is_multiple_of(every as u64) => TINY,
+            _ => self.piece_bytes,
+        }
+    }
+
+    /// Bytes of the image.
+    pub fn bytes(&self) -> u64 {
+        (0..self.pieces).map(|piece| u64::from(self.len(piece))).sum()
+    }
+
     /// The least time in which all can have the image (Kumar and Ross 2006), seconds.
     pub fn bound(&self) -> f64 {
-        let bits = self.pieces as f64 * f64::from(self.piece_bytes) * 8.0;
+        let bits = self.bytes() as f64 * 8.0;
         let users = self.users.unwrap_or(self.nodes) as f64;
         let all = users * bits / (self.registry_link + self.nodes as f64 * self.link);
         (bits / self.registry_link).max(bits / self.link).max(all)

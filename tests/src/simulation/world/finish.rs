@@ -1,12 +1,11 @@
 //! The figures of a run that is over.
 
-use super::super::link::QUANTA;
 use super::*;
 
 impl World {
     pub(super) fn conclude(mut self) -> Outcome {
         let pieces = self.scenario.pieces as f64;
-        let quanta = f64::from(QUANTA);
+        let bytes = self.scenario.bytes() as f64;
         let mut uploads = Vec::new();
         for node in &self.nodes {
             let status = node.swarm.status();
@@ -15,7 +14,7 @@ impl World {
             if node.dead {
                 continue;
             }
-            uploads.push(node.link.sent as f64 / quanta / pieces);
+            uploads.push(node.link.sent as f64 / bytes);
             self.outcome.most_parents = self.outcome.most_parents.max(node.parents.len());
             self.outcome.left_over += (status.flights + status.queued) as usize;
             if !node.user {
@@ -37,7 +36,7 @@ impl World {
                 }
             }
         }
-        self.outcome.copies = self.registry.sent as f64 / quanta / pieces;
+        self.outcome.copies = self.registry.sent as f64 / bytes;
         self.outcome.fetches = self.registry_pieces as f64 / pieces;
         self.outcome.upload_max = uploads.iter().copied().fold(0.0, f64::max);
         let total: f64 = uploads.iter().sum();
@@ -46,10 +45,12 @@ impl World {
             .nodes
             .iter()
             .filter(|node| node.user)
-            .map(|node| node.reader.held as f64 / pieces)
-            .sum();
+            .flat_map(|node| (0..self.scenario.pieces).filter(|piece| node.held.get(*piece)))
+            .map(|piece| f64::from(self.scenario.len(piece)))
+            .sum::<f64>()
+            / bytes;
         self.outcome.moved = (total + self.outcome.copies) / wanted;
-        self.outcome.between_zones /= quanta * pieces;
+        self.outcome.between_zones /= bytes;
         for times in [
             &mut self.outcome.completion,
             &mut self.outcome.startup,

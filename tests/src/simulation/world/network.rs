@@ -45,9 +45,9 @@ impl World {
         let room_at =
             |nodes: &[Node], to: u32| under_way.map_or(0, |bytes| nodes[to as usize].link.has_room(bytes));
         let link = self.link_mut(at);
-        let mut link = std::mem::replace(link, Link::new(1.0, 0, 0));
-        if link.start(|to| room_at(&self.nodes, to) <= self.now) {
-            self.push(self.now + link.quantum, What::Quantum(at));
+        let mut link = std::mem::replace(link, Link::new(1.0, 0));
+        if let Some(takes) = link.start(|to| room_at(&self.nodes, to) <= self.now) {
+            self.push(self.now + takes, What::Quantum(at));
         } else if link.busy.is_none()
             && let Some(room) = link.receivers().map(|to| room_at(&self.nodes, to)).min()
         {
@@ -80,11 +80,11 @@ impl World {
         if from != REGISTRY && self.scenario.zones > 1 {
             let zones = u32::from(self.scenario.zones);
             if from % zones != transfer.to % zones {
-                self.outcome.between_zones += 1.0;
+                self.outcome.between_zones += f64::from(transfer.quantum);
             }
         }
         let arrives = self.now + self.one_way();
-        let come_in = self.nodes[to].link.come_in(arrives);
+        let come_in = self.nodes[to].link.come_in(arrives, transfer.quantum);
         if transfer.left > 0 {
             return;
         }

@@ -8,11 +8,10 @@ const ORIGIN: lacewing_p2p::swarm::OriginId = lacewing_p2p::swarm::OriginId(0);
 
 impl World {
     pub(super) fn piece(&self, number: usize) -> PieceId {
-        let len = self.scenario.piece_bytes;
         PieceId {
             blob: self.blob,
-            offset: number as u64 * u64::from(len),
-            len,
+            offset: number as u64 * u64::from(self.scenario.piece_bytes),
+            len: self.scenario.len(number),
         }
     }
 

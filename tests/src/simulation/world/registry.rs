@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lacewing_p2p::error::FetchError;
 
-use super::super::link::{QUANTA, Transfer};
+use super::super::link::Transfer;
 use super::super::scenario::Fault;
 use super::*;
 
@@ -41,14 +41,8 @@ impl World {
                     return;
                 }
                 self.registry_pieces += 1;
-                let transfer = Transfer {
-                    to: from,
-                    request: name(self, &piece),
-                    piece: self.number(&piece) as u32,
-                    left: QUANTA,
-                    began: self.now,
-                    cancelled: false,
-                };
+                let number = self.number(&piece) as u32;
+                let transfer = Transfer::new(from, name(self, &piece), number, piece.len, self.now);
                 // A real one knows no classes.
                 let class = self.scenario.daemon.map_or(class, |_| Class::Prefetch);
                 self.registry.add(transfer, class as usize);

@@ -41,7 +41,7 @@ impl World {
             ids,
             numbers,
             views: Vec::new(),
-            registry: Link::new(scenario.registry_link, scenario.piece_bytes, REGISTRY_PLACES),
+            registry: Link::new(scenario.registry_link, REGISTRY_PLACES),
             registry_pieces: 0,
             blob: Digest::of(&scenario.seed.to_le_bytes()),
             startup: scenario.startup(),
@@ -178,7 +178,7 @@ impl Node {
         let rate = if slow { scenario.link / 10.0 } else { scenario.link };
         Self {
             swarm: Swarm::new(scenario.config.clone(), id, scenario.seed ^ id.0),
-            link: Link::new(rate, scenario.piece_bytes, usize::MAX),
+            link: Link::new(rate, usize::MAX),
             held: Bits::new(scenario.pieces),
             reader: Reader::new(scenario.pieces),
             user: false,

@@ -2,7 +2,7 @@
 
 use lacewing_p2p::swarm::Time;
 
-use super::super::link::{QUANTA, Transfer};
+use super::super::link::Transfer;
 use super::super::scenario::Fault;
 use super::*;
 
@@ -135,14 +135,8 @@ impl World {
         if self.scenario.faults.contains(&Fault::Stalled(at)) {
             return;
         }
-        let transfer = Transfer {
-            to: self.numbers[&to],
-            request,
-            piece: self.number(piece) as u32,
-            left: QUANTA,
-            began: self.now,
-            cancelled: false,
-        };
+        let number = self.number(piece) as u32;
+        let transfer = Transfer::new(self.numbers[&to], request, number, piece.len, self.now);
         self.nodes[at].link.add(transfer, class as usize);
         self.start_link(at as u32);
     }
