@@ -43,8 +43,9 @@ pub(crate) struct Rate {
 
 /// So many of those it uploaded to are told apart.
 const RECEIVERS: usize = 16;
-/// Shorter pieces say more about latency than about rate.
-const SMALLEST_SAMPLE: u64 = 16 << 10;
+/// Shorter pieces tell nothing of the link: the kernel takes them whole into the connection's send buffer (`SEND_BUFFER`, which
+/// it doubles), and they seem to have been sent the moment they were handed over.
+const SMALLEST_SAMPLE: u64 = 128 << 10;
 
 impl Rate {
     /// Takes in an upload of `len` bytes that ended at `now` and took `took`. Only the time since the last one ended
@@ -112,6 +113,15 @@ mod tests {
             rate.add(now, PeerId(*to), 1 << 20, took);
         }
         rate.to_most()
+    }
+
+    #[test]
+    fn a_piece_that_fits_in_the_send_buffer_tells_nothing_of_the_link() {
+        let mut rate = Rate::default();
+        rate.add(Time(1_000_000), PeerId(1), 83 << 10, Duration::from_micros(200));
+        assert_eq!(rate.kib_per_second(), 0);
+        rate.add(Time(201_000_000), PeerId(1), 1 << 20, Duration::from_millis(200));
+        assert_eq!(rate.kib_per_second(), 5120);
     }
 
     #[test]
